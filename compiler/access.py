@@ -1,0 +1,147 @@
+"""How an operation reads its inputs: which element of which variable, as a function of its index.
+
+Views (transposes, broadcasts, slices) are functions of an index and cost nothing to compose, so
+every question about fusion is asked of the variable *behind* the views and the position in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .dims import DimLike, Symbol, as_dim, substitute, symbols_of
+from .graph import Apply, Variable
+from .loop import scalar
+from .loop.ir import Const, Expr
+from .ops.op import IndexLowering, ReduceLowering, ScalarLowering
+
+Position: TypeAlias = tuple[DimLike, ...]
+
+_AXES = tuple(as_dim(Symbol(f"i{axis}")) for axis in range(64))
+
+
+def index_of_rank(rank: int) -> Position:
+    """Return the symbolic index ``(i0, i1, ...)`` that all questions of access are asked with."""
+    return _AXES[:rank]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One access: ``variable`` (no view) at ``position``; None when the position depends on data."""
+
+    variable: Variable
+    position: Position | None
+
+
+def is_view(variable: Variable) -> bool:
+    """Return whether a variable is a pure re-indexing of its owner's input 0."""
+    owner = variable.owner
+    return owner is not None and isinstance(owner.op.lower, IndexLowering) and owner.op.lower.is_view
+
+
+def broadcast_position(variable: Variable, index: Position) -> Position:
+    """Return where an elementwise operation reads an operand when it computes ``index``."""
+    dims = variable.type.dims
+    own = index[len(index) - len(dims):]
+    if 1 not in dims:
+        return own
+    return tuple(0 if size == 1 else i for size, i in zip(dims, own))
+
+
+class _Tracer:
+    """Stands in for the lowering context: records reads, gives each bound value a fresh symbol."""
+
+    def __init__(self, node: Apply):
+        self.node = node
+        self.reads: list[tuple[int, Position]] = []
+
+    def read(self, k: int, position: Position) -> Expr:
+        self.reads.append((k, tuple(position)))
+        return Const(0, self.node.inputs[k].dtype)
+
+    def bind(self, expression: Expr, name: str = "j") -> DimLike:
+        return as_dim(_DataPosition(name))
+
+    def check(self, condition: Expr, message: str, value: Expr) -> None:
+        """Checks do not matter to access."""
+
+
+class _DataPosition(Symbol):
+    """The symbol of an index that is loaded from memory."""
+
+    __slots__ = ()
+
+
+def view_position(node: Apply, index: Position) -> Position:
+    """Return where a view's input 0 is read for ``index``."""
+    tracer = _Tracer(node)
+    node.op.lower.rule(tracer, index, node)
+    (_, position), = tracer.reads
+    return position
+
+
+def behind_views(variable: Variable, position: Position,
+                 stop: frozenset[int] | set[int] = frozenset()) -> tuple[Variable, Position]:
+    """Follow views until a variable that is none (or whose id is in ``stop``)."""
+    while id(variable) not in stop and is_view(variable):
+        position = view_position(variable.owner, position)
+        variable = variable.owner.inputs[0]
+    return variable, position
+
+
+def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
+    """Return the accesses of a node when it computes index ``(i0, i1, ...)``.
+
+    For a reduction the index runs over its operand.  Node kinds other than elementwise, index and
+    reduction read their inputs whole (position None).
+    """
+    lower = node.op.lower
+    if isinstance(lower, ScalarLowering):
+        index = index_of_rank(node.outputs[0].ndim)
+        pairs = [(source, broadcast_position(source, index)) for source in node.inputs]
+    elif isinstance(lower, ReduceLowering):
+        pairs = [(node.inputs[0], index_of_rank(node.inputs[0].ndim))]
+    elif isinstance(lower, IndexLowering):
+        tracer = _Tracer(node)
+        lower.rule(tracer, index_of_rank(node.outputs[0].ndim), node)
+        pairs = [(node.inputs[k], position) for k, position in tracer.reads]
+    else:
+        return [Read(behind_views(source, index_of_rank(source.ndim), stop)[0], None)
+                for source in node.inputs]
+    found = []
+    for source, position in pairs:
+        base, position = behind_views(source, position, stop)
+        found.append(Read(base, None if _depends_on_data(position) else position))
+    return found
+
+
+def _depends_on_data(position: Position) -> bool:
+    return any(isinstance(atom, _DataPosition)
+               for dim in position if not isinstance(dim, int)
+               for monomial, _ in dim.terms for atom, _ in monomial)
+
+
+def flat_offset(position: Position, dims: Position) -> DimLike:
+    """Return the row-major element offset of ``position`` in an array of shape ``dims``."""
+    offset: DimLike = 0
+    for index, size in zip(position, dims):
+        offset = offset * size + index
+    return offset
+
+
+def coefficient_of(offset: DimLike, symbol: Symbol) -> DimLike | None:
+    """Return c where ``offset == c * symbol + rest`` and neither mentions ``symbol``; else None."""
+    if isinstance(offset, int):
+        return 0
+    at_zero = substitute(offset, {symbol: 0})
+    slope = substitute(offset, {symbol: 1}) - at_zero
+    if offset - at_zero - slope * as_dim(symbol) != 0 or symbol in symbols_of(slope):
+        return None
+    return slope
+
+
+def scalar_constant(variable: Variable) -> Const | None:
+    """Return the literal of a constant with one element, or None."""
+    data = getattr(variable, "data", None)
+    return scalar.const(data.reshape(-1)[0], variable.dtype) \
+        if data is not None and data.size == 1 else None

@@ -1,0 +1,67 @@
+"""Settings that shape how graphs are built: read when a graph is built, never inside a pass.
+
+``TETRACTYS_FLAGS=floatX=float32,device=cpu`` in the environment sets the initial values, as
+``THEANO_FLAGS`` did.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from ..runtime.artifact import CompileError, format_message
+
+_CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu",),
+            "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile")}
+
+
+@dataclass
+class Config:
+    """Process-wide defaults.
+
+    Attributes
+    ----------
+    floatX : str
+        dtype of the unprefixed constructors and of Python floats that meet no float tensor:
+        ``float64`` (default) or ``float32``.
+    device : str
+        Where functions run: ``cpu``.
+    on_unused_input : str
+        What ``function`` does about an input no output needs: ``raise``, ``warn`` or ``ignore``.
+    optimize : str
+        ``full``, or ``fast_compile`` to trade run time for compile time.
+    """
+
+    floatX: str = "float64"
+    device: str = "cpu"
+    on_unused_input: str = "raise"
+    optimize: str = "full"
+
+    def __setattr__(self, name: str, value: str) -> None:
+        if name not in _CHOICES:
+            raise CompileError(format_message(
+                f"There is no setting {name!r}.", remedy=f"settings: {', '.join(_CHOICES)}"))
+        if value not in _CHOICES[name]:
+            raise CompileError(format_message(
+                f"The setting {name!r} cannot be {value!r}.",
+                remedy=f"choose one of {', '.join(_CHOICES[name])}"))
+        object.__setattr__(self, name, value)
+
+
+def read_flags(text: str) -> Config:
+    """Return the settings a ``TETRACTYS_FLAGS`` string describes.
+
+    Examples
+    --------
+    >>> read_flags("floatX=float32").floatX
+    'float32'
+    """
+    config = Config()
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = item.partition("=")
+        setattr(config, name.strip(), value.strip())
+    return config
+
+
+SETTINGS = tuple(field.name for field in fields(Config))
+config = read_flags(os.environ.get("TETRACTYS_FLAGS", ""))

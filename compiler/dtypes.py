@@ -1,0 +1,95 @@
+"""Data types: the names users write, their prefixes, and NumPy's promotion with weak numbers.
+
+A dtype is its NumPy name (``"float32"``).  Python numbers are *weak* (NEP 50): they take the dtype
+of the tensor they meet unless their kind is higher (a float meeting an integer tensor).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BOOL = "bool"
+SIGNED = ("int8", "int16", "int32", "int64")
+UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float32", "float64")
+INTEGERS = SIGNED + UNSIGNED
+DTYPES = (BOOL, *INTEGERS, *FLOATS)
+
+SIZES = {dtype: np.dtype(dtype).itemsize for dtype in DTYPES}
+"""Bytes of one element."""
+
+PREFIXES = {"b": "int8", "w": "int16", "i": "int32", "l": "int64", "f": "float32", "d": "float64"}
+"""Theano's one-letter prefixes of the constructors: ``fmatrix`` is a float32 matrix."""
+
+
+def is_float(dtype: str) -> bool:
+    """Return whether ``dtype`` is a floating-point type."""
+    return dtype in FLOATS
+
+
+def is_integer(dtype: str) -> bool:
+    """Return whether ``dtype`` is a signed or unsigned integer type (bool is not)."""
+    return dtype in INTEGERS
+
+
+def promote(*dtypes: str) -> str:
+    """Return NumPy's common dtype of tensors of these dtypes.
+
+    Examples
+    --------
+    >>> promote("int32", "float32"), promote("int8", "uint8"), promote("bool", "bool")
+    ('float64', 'int16', 'bool')
+    """
+    result = dtypes[0]
+    for dtype in dtypes[1:]:
+        if dtype != result:
+            result = np.promote_types(result, dtype).name
+    return result
+
+
+def float_of(dtype: str) -> str:
+    """Return the dtype of ``exp`` of a tensor of ``dtype``.
+
+    Floats stay; bool and integers of up to 16 bits become float32 (NumPy would use float16 for
+    8 bits, which Tetractys does not have); wider integers become float64.
+    """
+    if is_float(dtype):
+        return dtype
+    return "float32" if SIZES[dtype] <= 2 else "float64"
+
+
+def accumulator_of(dtype: str) -> str:
+    """Return the dtype in which ``sum`` and ``prod`` of ``dtype`` are taken, as in NumPy."""
+    if dtype == BOOL or dtype in SIGNED:
+        return "int64"
+    if dtype in UNSIGNED:
+        return "uint64"
+    return dtype
+
+
+def weak_dtype(value: bool | int | float, partner: str | None, floatX: str) -> str:
+    """Return the dtype a Python number takes when it meets a tensor of dtype ``partner``.
+
+    Parameters
+    ----------
+    value : bool, int or float
+    partner : str or None
+        The dtype it meets; None when it stands alone.
+    floatX : str
+        What a Python float becomes where no floating-point tensor decides.
+    """
+    if isinstance(value, bool):
+        return partner or BOOL
+    if isinstance(value, int):
+        if partner is None or partner == BOOL:
+            return "int64"
+        return partner
+    if partner is None or not is_float(partner):
+        return floatX
+    return partner
+
+
+def fits(value: int, dtype: str) -> bool:
+    """Return whether the Python integer ``value`` is representable in integer ``dtype``."""
+    info = np.iinfo(dtype)
+    return bool(info.min <= value <= info.max)

@@ -1,0 +1,331 @@
+"""Decide which operations share a loop nest: graph -> clusters.
+
+A *cluster* becomes one kernel.  Its members iterate over one *space* (a tuple of dims); those of a
+reducing cluster may also live on the outer axes only.  An edge between different clusters always
+leads to a larger *depth*, so the clusters can run in order of depth and no cycle can arise; one
+pass in topological order places every node.  A second, backward pass moves operations that are
+needed in one later cluster only into it, and decides which values get memory.
+
+::
+
+    kind       reduces               what consumers of its reductions may be
+    pointwise  nothing               -
+    row        the trailing axes     members: the same outer loop goes on (softmax, layer norm)
+    column     leading/middle axes   in later clusters
+    full       all axes              in later clusters
+    step       (a whole operation)   in later clusters
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .access import Position, Read, index_of_rank, reads_of_node
+from .dims import DimLike, prod, proves_nonnegative
+from .graph import Apply, Variable
+from .ops.op import (
+    ContractLowering, IndexLowering, MapLowering, ReduceLowering, ScalarLowering, ScatterLowering,
+    ViewLowering)
+
+MAX_WEIGHT = 600.0
+"""Largest total cost of a cluster's scalar operations: bounds the compile time of one kernel."""
+
+CHEAP = 2.0
+"""Operations up to this cost, reading one value, are recomputed rather than stored."""
+
+
+@dataclass(eq=False, slots=True)
+class Cluster:
+    """Operations that will share a kernel; see the module's documentation."""
+
+    depth: int
+    space: tuple[DimLike, ...]
+    serial: int
+    is_step: bool = False
+    is_update: bool = False
+    reduced: tuple[int, int] | None = None
+    weight: float = 0.0
+    members: list[Apply] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """``pointwise``, ``row``, ``column``, ``full`` or ``step``."""
+        if self.is_step:
+            return "step"
+        if self.reduced is None:
+            return "pointwise"
+        first, last = self.reduced
+        if last < len(self.space):
+            return "column"
+        return "full" if first == 0 else "row"
+
+    @property
+    def outer(self) -> int:
+        """Number of axes of the outer loop of a row cluster."""
+        return self.reduced[0] if self.reduced is not None else len(self.space)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The result of fusing a block.
+
+    Attributes
+    ----------
+    clusters : list of Cluster
+        In an order in which they can run; members are in topological order.
+    stored : set of int
+        ids of variables that get memory.
+    """
+
+    clusters: list[Cluster]
+    stored: set[int]
+
+
+def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
+         update_only: set[int] = frozenset(), enabled: bool = True) -> Plan:
+    """Cluster the nodes of a block.
+
+    Parameters
+    ----------
+    nodes : sequence of Apply
+        In topological order; views that need no memory are among them and are skipped.
+    outputs : iterable of Variable
+        Results of the block.
+    forced : set of int
+        ids of variables that must have memory (outputs, operands of library calls).
+    update_only : set of int
+        ids of nodes whose results only update shared variables: kept apart, to run last.
+    enabled : bool
+        False gives every operation its own cluster (to test the others against).
+    """
+    fuser = _Fuser(forced, update_only, enabled)
+    for node in nodes:
+        fuser.place(node)
+    return fuser.finish(nodes, outputs)
+
+
+class _Fuser:
+    def __init__(self, forced: set[int], update_only: set[int], enabled: bool):
+        self.forced, self.update_only, self.enabled = forced, update_only, enabled
+        self.home: dict[int, Cluster] = {}
+        self.reads: dict[int, list[Read]] = {}
+        self.by_space: dict[tuple, list[Cluster]] = defaultdict(list)
+        self.clusters: list[Cluster] = []
+
+    # -- forward: place every node ---------------------------------------------------------------
+
+    def is_skipped(self, node: Apply) -> bool:
+        """Views are composed into their readers unless they must have memory."""
+        lower = node.op.lower
+        return isinstance(lower, IndexLowering) and lower.is_view \
+            and id(node.outputs[0]) not in self.forced
+
+    def place(self, node: Apply) -> None:
+        """Put a node into the best cluster that may take it, or into a new one."""
+        if self.is_skipped(node):
+            return
+        stop = self.forced - {id(node.outputs[0])} if id(node.outputs[0]) in self.forced \
+            else self.forced
+        reads = self.reads[id(node)] = reads_of_node(node, stop)
+        lower = node.op.lower
+        if isinstance(lower, ViewLowering):
+            self._place_step(node, reads, is_alias=True)
+        elif isinstance(lower, (ScatterLowering, ContractLowering, MapLowering)):
+            self._place_step(node, reads)
+        else:
+            self._place_fusable(node, reads)
+
+    def _new(self, depth: int, space: tuple[DimLike, ...], **options) -> Cluster:
+        cluster = Cluster(depth, space, len(self.clusters), **options)
+        self.clusters.append(cluster)
+        return cluster
+
+    def _homes(self, reads: list[Read]) -> list[tuple[Read, Cluster]]:
+        return [(read, self.home[id(read.variable.owner)]) for read in reads
+                if read.variable.owner is not None and id(read.variable.owner) in self.home]
+
+    def _place_step(self, node: Apply, reads: list[Read], is_alias: bool = False) -> None:
+        depth = 1 + max((home.depth for _, home in self._homes(reads)), default=-1)
+        cluster = self._new(depth, node.outputs[0].type.dims, is_step=True)
+        cluster.members.append(node)
+        self.home[id(node)] = cluster
+
+    def _place_fusable(self, node: Apply, reads: list[Read]) -> None:
+        space, reduced = _space_of(node)
+        is_update = id(node) in self.update_only
+        homes = self._homes(reads)
+        fusable = [home for read, home in homes if _is_aligned(read, home)]
+        minimum = max((home.depth + 1 for read, home in homes if not _is_aligned(read, home)),
+                      default=0)
+        cost = cost_of(node)
+        chosen = None
+        if self.enabled:
+            for cluster in sorted(set(fusable), key=lambda c: (-c.depth, c.serial)):
+                if cluster.depth >= minimum and cluster.is_update == is_update \
+                        and all(h is cluster or h.depth < cluster.depth for h in fusable) \
+                        and _accepts(cluster, node, space, reduced, cost, self.home):
+                    chosen = cluster
+                    break
+            else:
+                minimum = max([minimum] + [home.depth + 1 for home in fusable])
+                for cluster in reversed(self.by_space[space][-8:]):
+                    if cluster.depth >= minimum and cluster.is_update == is_update \
+                            and _accepts(cluster, node, space, reduced, cost, self.home):
+                        chosen = cluster
+                        break
+        if chosen is None:
+            depth = max([minimum] + [home.depth + 1 for home in fusable])
+            chosen = self._new(depth, space, is_update=is_update)
+            self.by_space[space].append(chosen)
+        if reduced is not None:
+            chosen.reduced = reduced
+        chosen.weight += cost
+        chosen.members.append(node)
+        self.home[id(node)] = chosen
+
+    # -- backward: move operations to where they are needed -----------------------------------------
+
+    def finish(self, nodes: Sequence[Apply], outputs: Iterable[Variable]) -> Plan:
+        """Decide what is stored, and sink what only one later cluster needs."""
+        stored = {id(v) for v in outputs} | set(self.forced)
+        needed: dict[int, dict[Cluster, bool]] = defaultdict(dict)
+        located: dict[Cluster, set[int]] = defaultdict(set)
+        chains: dict[int, float] = {}
+        for node in nodes:
+            if id(node) in self.home:
+                chains[id(node)] = cost_of(node) + max(
+                    (chains.get(id(r.variable.owner), 0.0) for r in self.reads[id(node)]),
+                    default=0.0)
+        for node in reversed(nodes):
+            if id(node) not in self.home:
+                continue
+            home = self.home[id(node)]
+            places = self._places(node, home, needed[id(node)], stored, chains)
+            for place, _ in places.items():
+                located[place].add(id(node))
+                for read in self.reads[id(node)]:
+                    owner = read.variable.owner
+                    if owner is not None and id(owner) in self.home:
+                        same = place is self.home[id(owner)] and _is_aligned(read, place)
+                        exact = _is_bijection(read, node)
+                        seen = needed[id(owner)]
+                        seen[place] = seen.get(place, True) and (same or exact)
+        position = {id(node): k for k, node in enumerate(nodes)}
+        by_id = {id(node): node for node in nodes}
+        for cluster in self.clusters:
+            cluster.members = [by_id[k] for k in sorted(located[cluster], key=position.__getitem__)]
+        order = sorted((c for c in self.clusters if c.members),
+                       key=lambda c: (c.is_update, c.depth, c.serial))
+        return Plan(order, stored)
+
+    def _places(self, node: Apply, home: Cluster, needed: dict[Cluster, bool],
+                stored: set[int], chains: dict[int, float]) -> dict[Cluster, bool]:
+        """Return the clusters that compute ``node``, and mark it stored when others load it."""
+        out = node.outputs[0]
+        is_step = home.is_step
+        if any(id(output) in stored for output in node.outputs):
+            return {home: True}
+        outside = [cluster for cluster in needed if cluster is not home]
+        if is_step or isinstance(node.op.lower, ReduceLowering):
+            if is_step or outside or home.kind in ("column", "full"):
+                stored.update(id(output) for output in node.outputs)
+            return {home: True}
+        if not outside:
+            return {home: True}
+        has_data_position = any(read.position is None for read in self.reads[id(node)])
+        reads_one = not has_data_position and sum(r.variable.owner is not None or not hasattr(r.variable, "data")
+                        for r in self.reads[id(node)]) <= 1
+        if not self.enabled:
+            stored.add(id(out))
+            return {home: True}
+        if reads_one and chains[id(node)] <= CHEAP:
+            return dict(needed)
+        if home not in needed and len(outside) == 1:
+            target = outside[0]
+            if target.is_update and id(node) not in self.update_only:
+                stored.add(id(out))
+                return {home: True}
+            if needed[target] and target.kind != "step" \
+                    and target.weight + cost_of(node) <= MAX_WEIGHT:
+                target.weight += cost_of(node)
+                return {target: True}
+            if _may_inline_into_step(target, out):
+                return {target: True}
+        stored.add(id(out))
+        return {home: True}
+
+
+def cost_of(node: Apply) -> float:
+    """Return the cost of one element of a node, relative to an addition."""
+    lower = node.op.lower
+    return lower.cost if isinstance(lower, ScalarLowering) else 1.0
+
+
+def _space_of(node: Apply) -> tuple[tuple[DimLike, ...], tuple[int, int] | None]:
+    if not isinstance(node.op.lower, ReduceLowering):
+        return node.outputs[0].type.dims, None
+    axes = node.params["axes"]
+    return node.inputs[0].type.dims, (axes[0], axes[-1] + 1)
+
+
+def _is_aligned(read: Read, cluster: Cluster) -> bool:
+    """Return whether a value computed in ``cluster`` is read there at the loop's own index."""
+    owner = read.variable.owner
+    if cluster.is_step or read.position is None:
+        return False
+    if isinstance(owner.op.lower, ReduceLowering):
+        return cluster.kind == "row" and _is_prefix(read.position, read.variable, cluster)
+    if is_outer(owner, cluster):
+        return _is_prefix(read.position, read.variable, cluster)
+    return _is_identity(read.position, read.variable)
+
+
+def _is_identity(position: Position, variable: Variable) -> bool:
+    return all(p == i or size == 1 for p, i, size
+               in zip(position, index_of_rank(len(position)), variable.type.dims))
+
+
+def _is_prefix(position: Position, variable: Variable, cluster: Cluster) -> bool:
+    outer = cluster.outer
+    return all(p == i or size == 1 if axis < outer else p == 0 for axis, (p, i, size)
+               in enumerate(zip(position, index_of_rank(len(position)), variable.type.dims)))
+
+
+def is_outer(node: Apply, cluster: Cluster) -> bool:
+    """Return whether a member of a row cluster lives on its outer axes only."""
+    if cluster.kind != "row":
+        return False
+    if isinstance(node.op.lower, ReduceLowering):
+        return True
+    dims, outer = node.outputs[0].type.dims, cluster.space[:cluster.outer]
+    return dims[:len(outer)] == outer and dims != cluster.space \
+        and all(size == 1 for size in dims[len(outer):])
+
+
+def _accepts(cluster: Cluster, node: Apply, space: tuple[DimLike, ...],
+             reduced: tuple[int, int] | None, cost: float, home: dict[int, Cluster]) -> bool:
+    if cluster.is_step or cluster.weight + cost > MAX_WEIGHT:
+        return False
+    if space != cluster.space:
+        if reduced is not None or cluster.kind != "row":
+            return False
+        return is_outer(node, cluster)
+    if reduced is None or cluster.reduced == reduced:
+        return True
+    return cluster.reduced is None
+
+
+def _is_bijection(read: Read, node: Apply) -> bool:
+    """Return whether reading this way visits no element more than once (cheap to prove cases)."""
+    dims = node.inputs[0].type.dims if isinstance(node.op.lower, ReduceLowering) \
+        else node.outputs[0].type.dims
+    surplus = prod(read.variable.type.dims) - prod(dims)
+    return surplus == 0 or proves_nonnegative(surplus)
+
+
+def _may_inline_into_step(cluster: Cluster, variable: Variable) -> bool:
+    """Return whether a step computes its operand element by element: a scatter does."""
+    (node,) = cluster.members[:1] or (None,)
+    return node is not None and isinstance(node.op.lower, ScatterLowering)

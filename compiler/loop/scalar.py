@@ -1,0 +1,185 @@
+"""The primitive scalar operations of the loop language, and smart constructors for expressions.
+
+A row states what an operation means (NumPy), the dtypes it takes and gives.  Targets implement
+exactly these rows; everything else (``exp``, ``tanh`` ...) is written with them in ``math.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..dims import DimLike
+from .ir import Const, Expr, Index, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarOp:
+    """One primitive.
+
+    Attributes
+    ----------
+    name : str
+    arity : int
+    accepts : str
+        Which dtypes the arguments may have: any of the letters ``b`` (bool), ``i`` (integers),
+        ``f`` (floats).  All arguments have one dtype, except for ``select``'s condition.
+    result : str
+        ``same`` (the arguments' dtype), ``bool``, or ``given`` (the node's own dtype decides).
+    evaluate : callable
+        The meaning, on NumPy arrays or scalars.
+    doc : str
+    """
+
+    name: str
+    arity: int
+    accepts: str
+    result: str
+    evaluate: Callable[..., object]
+    doc: str
+
+
+def _shift_bits(x):
+    return np.asarray(x).dtype.itemsize * 8 - 1
+
+
+def _float_to_int(x, dtype):
+    """Convert as the targets do: NaN gives 0, values out of range saturate."""
+    x, info = np.asarray(x), np.iinfo(dtype)
+    with np.errstate(all="ignore"):
+        low, high = x.dtype.type(info.min), x.dtype.type(info.max)
+        inside = np.where((x > low) & (x < high), x, 0).astype(dtype)
+    result = np.where(x <= low, info.min, np.where(x >= high, info.max, inside))
+    return np.where(np.isnan(x), 0, result).astype(dtype)
+
+
+def convert(x, dtype: str):
+    """Return ``x`` cast to ``dtype`` with the meaning of the ``cast`` primitive.
+
+    Float to integer truncates towards zero, saturates out of range and maps NaN to 0, on every
+    target; integer to integer wraps; anything to bool tests for non-zero.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
+        return _float_to_int(x, dtype)
+    with np.errstate(all="ignore"):
+        return x.astype(dtype)
+
+
+def _integer_divide(x, y):
+    y = np.asarray(y)
+    with np.errstate(all="ignore"):
+        return np.where(y == 0, 0, np.floor_divide(x, np.where(y == 0, 1, y))).astype(y.dtype)
+
+
+def _integer_modulo(x, y):
+    y = np.asarray(y)
+    with np.errstate(all="ignore"):
+        return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y))).astype(y.dtype)
+
+
+_ROWS = (
+    ScalarOp("add", 2, "if", "same", np.add, "sum; integers wrap"),
+    ScalarOp("sub", 2, "if", "same", np.subtract, "difference; integers wrap"),
+    ScalarOp("mul", 2, "if", "same", np.multiply, "product; integers wrap"),
+    ScalarOp("div", 2, "f", "same", np.divide, "IEEE quotient"),
+    ScalarOp("floordiv", 2, "i", "same", _integer_divide,
+             "integer quotient rounded down; x // 0 is 0; min // -1 wraps to min"),
+    ScalarOp("mod", 2, "i", "same", _integer_modulo,
+             "remainder with the divisor's sign; x % 0 is 0"),
+    ScalarOp("fma", 3, "f", "same", lambda x, y, z: x * y + z,
+             "x*y+z with one rounding where the target has it"),
+    ScalarOp("neg", 1, "if", "same", np.negative, "negation; flips the sign of zero"),
+    ScalarOp("abs", 1, "if", "same", np.abs, "absolute value"),
+    ScalarOp("minimum", 2, "if", "same", np.minimum, "smaller; NaN if either is NaN"),
+    ScalarOp("maximum", 2, "if", "same", np.maximum, "larger; NaN if either is NaN"),
+    ScalarOp("sqrt", 1, "f", "same", np.sqrt, "square root, correctly rounded"),
+    ScalarOp("floor", 1, "f", "same", np.floor, "round down"),
+    ScalarOp("ceil", 1, "f", "same", np.ceil, "round up"),
+    ScalarOp("trunc", 1, "f", "same", np.trunc, "round towards zero"),
+    ScalarOp("rint", 1, "f", "same", np.rint, "round to nearest, ties to even"),
+    ScalarOp("copysign", 2, "f", "same", np.copysign, "magnitude of x, sign of y"),
+    ScalarOp("eq", 2, "bif", "bool", np.equal, "equal; false with NaN"),
+    ScalarOp("ne", 2, "bif", "bool", np.not_equal, "different; true with NaN"),
+    ScalarOp("lt", 2, "bif", "bool", np.less, "less; false with NaN"),
+    ScalarOp("le", 2, "bif", "bool", np.less_equal, "less or equal; false with NaN"),
+    ScalarOp("gt", 2, "bif", "bool", np.greater, "greater; false with NaN"),
+    ScalarOp("ge", 2, "bif", "bool", np.greater_equal, "greater or equal; false with NaN"),
+    ScalarOp("and", 2, "bi", "same", np.bitwise_and, "bitwise and; logical on bool"),
+    ScalarOp("or", 2, "bi", "same", np.bitwise_or, "bitwise or; logical on bool"),
+    ScalarOp("xor", 2, "bi", "same", np.bitwise_xor, "bitwise exclusive or"),
+    ScalarOp("not", 1, "bi", "same", np.invert, "bitwise complement; logical not on bool"),
+    ScalarOp("shl", 2, "i", "same", lambda x, y: np.left_shift(x, y & _shift_bits(x)),
+             "shift left by y modulo the width"),
+    ScalarOp("shr", 2, "i", "same", lambda x, y: np.right_shift(x, y & _shift_bits(x)),
+             "shift right by y modulo the width; arithmetic on signed, logical on unsigned"),
+    ScalarOp("mulhi", 2, "i", "same",
+             lambda x, y: ((np.asarray(x, "uint64") * np.asarray(y, "uint64")) >> np.uint64(32))
+             .astype("uint32"), "upper half of the 64-bit product; uint32 only"),
+    ScalarOp("select", 3, "bif", "given", np.where,
+             "y where the bool x holds, else z; both are evaluated"),
+    ScalarOp("cast", 1, "bif", "given", convert,
+             "convert to the node's dtype; see scalar.convert"),
+    ScalarOp("bitcast", 1, "if", "given", lambda x, dtype: np.asarray(x).view(dtype),
+             "the same bits as the node's dtype of equal size"),
+)
+
+SCALARS: dict[str, ScalarOp] = {row.name: row for row in _ROWS}
+
+
+def kind_of(dtype: str) -> str:
+    """Return the letter of a dtype's kind: ``b``, ``i`` or ``f``."""
+    return {"b": "b", "i": "i", "u": "i", "f": "f"}[np.dtype(dtype).kind]
+
+
+def const(value: bool | int | float, dtype: str) -> Const:
+    """Return a literal of ``dtype``, rounded to it."""
+    rounded = np.asarray(value).astype(dtype)[()]
+    return Const(rounded.item(), dtype)
+
+
+def index(dim: DimLike) -> Expr:
+    """Return the value of a dim as an int64 expression."""
+    return Const(dim, "int64") if isinstance(dim, int) else Index(dim)
+
+
+def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
+    """Build a primitive operation, folding it when all arguments are literals.
+
+    Parameters
+    ----------
+    name : str
+        A row of :data:`SCALARS`.
+    *args : Expr
+        Of one dtype (except ``select``'s condition).
+    dtype : str, optional
+        The result's dtype for ``cast`` and ``bitcast``.
+    """
+    row = SCALARS[name]
+    assert len(args) == row.arity, (name, len(args))
+    operands = args[1:] if name == "select" else args
+    assert len({arg.dtype for arg in operands}) == 1, (name, [arg.dtype for arg in args])
+    assert kind_of(operands[0].dtype) in row.accepts, (name, operands[0].dtype)
+    if row.result == "bool":
+        dtype = "bool"
+    elif row.result == "same" or name == "select":
+        dtype = operands[0].dtype
+    assert dtype is not None, name
+    if name == "cast" and args[0].dtype == dtype:
+        return args[0]
+    if name == "select" and (isinstance(args[0], Const) or args[1] is args[2]):
+        return args[1] if args[1] is args[2] or args[0].value else args[2]
+    if all(isinstance(arg, Const) for arg in args):
+        return const(evaluate(name, [np.asarray(a.value, a.dtype) for a in args], dtype), dtype)
+    return Scalar(name, args, dtype)
+
+
+def evaluate(name: str, values: list, dtype: str) -> object:
+    """Return the value of a primitive on NumPy values: the meaning the targets must meet."""
+    row = SCALARS[name]
+    with np.errstate(all="ignore"):
+        if name in ("cast", "bitcast"):
+            return row.evaluate(values[0], dtype)
+        return np.asarray(row.evaluate(*values)).astype(dtype)

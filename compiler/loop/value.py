@@ -1,0 +1,259 @@
+"""Expressions written with operators: how the scalar mathematics spells the loop language.
+
+A :class:`Value` is an expression together with the :class:`ExprCache` that makes equal
+operations on equal nodes one node, so ``sigmoid(x)`` and ``softplus(x)`` share their exponential.
+What enters is an expression; what leaves is ``Value.expr``, made of primitives only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .ir import Const, Expr
+from .scalar import apply, const
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """An IEEE binary format.
+
+    Attributes
+    ----------
+    dtype : str
+    bits : str
+        The unsigned integer dtype of the same size.
+    mantissa : int
+        Stored bits of the fraction.
+    bias : int
+        Added to the exponent.
+    """
+
+    dtype: str
+    bits: str
+    mantissa: int
+    bias: int
+
+    @property
+    def sign(self) -> int:
+        """The bit of the sign."""
+        return 1 << (8 * np.dtype(self.dtype).itemsize - 1)
+
+    @property
+    def one(self) -> int:
+        """The bits of 1.0."""
+        return self.bias << self.mantissa
+
+    @property
+    def tiny(self) -> float:
+        """The smallest normal number."""
+        return 2.0 ** (1 - self.bias)
+
+
+FORMATS = {
+    "float32": Format("float32", "uint32", 23, 127),
+    "float64": Format("float64", "uint64", 52, 1023),
+}
+
+
+@dataclass(slots=True, eq=False)
+class ExprCache:
+    """Hash-consing of expressions: the same primitive on the same nodes is the same node.
+
+    Give one cache to all builders of a kernel and their common parts are computed once.  It holds
+    its nodes, so a node's ``id`` stays its own while the cache lives.
+    """
+
+    nodes: dict[tuple[object, ...], tuple[tuple[Expr, ...], Expr]] = field(default_factory=dict)
+
+    def apply(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
+        """Return the node of a primitive, as :func:`scalar.apply` builds it, made only once."""
+        key = (name, dtype, *map(id, args))
+        found = self.nodes.get(key)
+        if found is None:
+            found = self.nodes[key] = (args, apply(name, *args, dtype=dtype))
+        return found[1]
+
+    def const(self, value: bool | int | float, dtype: str) -> Const:
+        """Return the literal's node; zeros of either sign and NaNs are told apart by their bits."""
+        literal = const(value, dtype)
+        key = ("const", dtype, np.asarray(literal.value, dtype).tobytes())
+        node = self.nodes.setdefault(key, ((), literal))[1]
+        assert isinstance(node, Const)
+        return node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """An expression with Python's operators, whose results share one cache.
+
+    Numbers on either side of an operator take the value's dtype.
+    """
+
+    expr: Expr
+    cache: ExprCache
+
+    @property
+    def dtype(self) -> str:
+        """The expression's dtype."""
+        return self.expr.dtype
+
+    @property
+    def format(self) -> Format:
+        """The floating-point format of the expression's dtype."""
+        return FORMATS[self.dtype]
+
+    def like(self, number: Operand) -> Value:
+        """Return ``number`` as a literal of this value's dtype; a value stays as it is."""
+        if isinstance(number, Value):
+            return number
+        return Value(self.cache.const(number, self.dtype), self.cache)
+
+    def op(self, name: str, *others: Operand, dtype: str | None = None) -> Value:
+        """Return primitive ``name`` of this value and ``others``."""
+        args = [self.like(other).expr for other in others]
+        return Value(self.cache.apply(name, self.expr, *args, dtype=dtype), self.cache)
+
+    def cast(self, dtype: str) -> Value:
+        """Return the value converted to ``dtype``."""
+        return self.op("cast", dtype=dtype)
+
+    def view(self, dtype: str) -> Value:
+        """Return the value's bits as ``dtype``."""
+        return self.op("bitcast", dtype=dtype)
+
+    def bits(self) -> Value:
+        """Return a float's bits as an unsigned integer."""
+        return self.view(self.format.bits)
+
+    def __add__(self, other: Operand) -> Value:
+        return self.op("add", other)
+
+    def __radd__(self, other: Operand) -> Value:
+        return self.like(other).op("add", self)
+
+    def __sub__(self, other: Operand) -> Value:
+        return self.op("sub", other)
+
+    def __rsub__(self, other: Operand) -> Value:
+        return self.like(other).op("sub", self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return self.op("mul", other)
+
+    def __rmul__(self, other: Operand) -> Value:
+        return self.like(other).op("mul", self)
+
+    def __truediv__(self, other: Operand) -> Value:
+        return self.op("div", other)
+
+    def __rtruediv__(self, other: Operand) -> Value:
+        return self.like(other).op("div", self)
+
+    def __neg__(self) -> Value:
+        return self.op("neg")
+
+    def __abs__(self) -> Value:
+        return self.op("abs")
+
+    def __lt__(self, other: Operand) -> Value:
+        return self.op("lt", other)
+
+    def __le__(self, other: Operand) -> Value:
+        return self.op("le", other)
+
+    def __gt__(self, other: Operand) -> Value:
+        return self.op("gt", other)
+
+    def __ge__(self, other: Operand) -> Value:
+        return self.op("ge", other)
+
+    def equals(self, other: Operand) -> Value:
+        """Return whether the values are equal (``==`` is left to compare Python objects)."""
+        return self.op("eq", other)
+
+    def differs(self, other: Operand) -> Value:
+        """Return whether the values differ; true with NaN."""
+        return self.op("ne", other)
+
+    def __and__(self, other: Operand) -> Value:
+        return self.op("and", other)
+
+    def __or__(self, other: Operand) -> Value:
+        return self.op("or", other)
+
+    def __xor__(self, other: Operand) -> Value:
+        return self.op("xor", other)
+
+    def __lshift__(self, other: Operand) -> Value:
+        return self.op("shl", other)
+
+    def __rshift__(self, other: Operand) -> Value:
+        return self.op("shr", other)
+
+
+LONG_POLYNOMIAL = 10
+
+Operand = Value | bool | int | float
+
+
+def fma(x: Value, y: Operand, z: Operand) -> Value:
+    """Return ``x*y + z`` rounded once."""
+    return x.op("fma", y, z)
+
+
+def select(condition: Value, yes: Operand, no: Operand) -> Value:
+    """Return ``yes`` where ``condition`` holds, else ``no``; one of the two is a value."""
+    model = yes if isinstance(yes, Value) else no
+    assert isinstance(model, Value)
+    return condition.op("select", model.like(yes), model.like(no))
+
+
+def at_most(x: Value, bound: float) -> Value:
+    """Return ``x``, or ``bound`` where ``x`` is above it; NaN stays."""
+    return select(x > bound, bound, x)
+
+
+def at_least(x: Value, bound: float) -> Value:
+    """Return ``x``, or ``bound`` where ``x`` is below it; NaN stays."""
+    return select(x < bound, bound, x)
+
+
+def horner(x: Value, coefficients: Sequence[float]) -> Value:
+    """Return ``c[0] + c[1]*x + c[2]*x**2 + ...`` by Horner's rule, one rounding a step."""
+    result = x.like(coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = fma(result, x, coefficient)
+    return result
+
+
+def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+    """Return ``c[0] + c[1]*x + c[2]*x**2 + ...``.
+
+    A long one is split into even and odd powers, which a processor evaluates side by side.
+    """
+    if len(coefficients) < LONG_POLYNOMIAL:
+        return horner(x, coefficients)
+    square = x * x
+    return fma(horner(square, coefficients[1::2]), x, horner(square, coefficients[::2]))
+
+
+def two_sum(x: Value, y: Value) -> tuple[Value, Value]:
+    """Return ``x + y`` rounded, and the rounding error (Knuth 1969)."""
+    total = x + y
+    shadow = total - x
+    return total, (x - (total - shadow)) + (y - shadow)
+
+
+def fast_two_sum(x: Value, y: Value) -> tuple[Value, Value]:
+    """Return ``x + y`` rounded, and the rounding error, where ``|x| >= |y|`` or ``x`` is zero."""
+    total = x + y
+    return total, y - (total - x)
+
+
+def two_product(x: Value, y: Operand) -> tuple[Value, Value]:
+    """Return ``x * y`` rounded, and the rounding error."""
+    product = x * y
+    return product, fma(x, y, -product)

@@ -1,0 +1,1 @@
+"""The table of operations: importing this package fills it.  One row per operation."""

@@ -1,0 +1,176 @@
+"""Control flow: ``map_loop``, a graph run once for each value of an index.
+
+What the loop runs is a :class:`Body`.  Everything in it that does not depend on the index is taken
+out when the node is built (closure conversion), so a body is closed and holds only what must be
+computed again each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...runtime.artifact import ShapeError
+from .. import derivative as derivatives
+from .. import interpret
+from ..dims import symbols_of
+from ..dtypes import is_float
+from ..graph import (
+    Apply, Constant, DataSymbol, NodeChain, TensorType, Variable, describe, dim_of, rebuild,
+    toposort)
+from ..operators import FUNCTIONS
+from .op import Custom, Inferred, MapLowering, Op, check, register
+from .sizes import size_guards
+
+
+class Body:
+    """What a loop computes for one value of its index.
+
+    The captured variables stand here as *names*: the node's inputs give their values, in this
+    order, and are these very variables unless the node was rebuilt with others.  Some of them may
+    have owners; those are not part of the body (see :meth:`nodes`).
+
+    Attributes
+    ----------
+    index : Variable
+        The index, an int64 scalar.
+    captured : tuple of Variable
+        All other variables without constant value that the body reads.
+    outputs : tuple of Variable
+        Functions of the index, the captured variables and constants.
+    """
+
+    __slots__ = ("index", "captured", "outputs")
+
+    def __init__(self, index: Variable, captured: Iterable[Variable], outputs: Iterable[Variable]):
+        self.index, self.captured, self.outputs = index, tuple(captured), tuple(outputs)
+
+    def nodes(self) -> list[Apply]:
+        """Return the nodes to run for each value of the index, in topological order."""
+        return toposort(self.outputs, stop=self.captured)
+
+    def instantiate(self, captured: Sequence[Variable]) -> list[Variable]:
+        """Return the outputs with the captured variables replaced by others, typed anew."""
+        changed = {old: new for old, new in zip(self.captured, captured) if old is not new}
+        if not changed:
+            return list(self.outputs)
+        kept = {old: old for old in self.captured if old not in changed}
+        return rebuild(self.outputs, {**kept, **changed})
+
+    def __reduce__(self):
+        everything = (self.index, *self.captured, *self.outputs)
+        places = tuple((variable.owner or variable, variable.index) for variable in everything)
+        return _restore_body, (NodeChain(everything), places, len(self.captured))
+
+
+def _restore_body(chain: NodeChain, places: Sequence[tuple[Any, int]], captured: int) -> Body:
+    """Unpickle; the chain came first so that the owners in ``places`` are known by then."""
+    index, *rest = (place.outputs[number] if isinstance(place, Apply) else place
+                    for place, number in places)
+    return Body(index, rest[:captured], rest[captured:])
+
+
+def new_index(name: str | None = None) -> Variable:
+    """Return a variable to be the index of a loop."""
+    return Variable(TensorType("int64", ()), name=name or "i")
+
+
+def map_loop(index: Variable, count: Variable, outputs: Sequence[Variable]) -> list[Variable]:
+    """Return each output for ``index`` = 0 ... ``count - 1``, stacked along a new first axis.
+
+    Parameters
+    ----------
+    index : int64 scalar
+        From :func:`new_index`; it must not be used outside ``outputs``.
+    count : int64 scalar
+    outputs : sequence of Variable
+        Any graph; what does not depend on the index is computed once, outside the loop.
+
+    Returns
+    -------
+    list of Variable
+        Of shapes ``(count, *output.shape)``.
+
+    Raises
+    ------
+    ShapeError
+        If the shape of an output depends on the index.
+    """
+    if not outputs:
+        return []
+    moving = {id(index)}
+    captured: dict[int, Variable] = {}
+
+    def capture(variable: Variable) -> None:
+        if id(variable) not in moving and not isinstance(variable, Constant):
+            captured.setdefault(id(variable), variable)
+
+    for node in toposort(outputs):
+        if any(id(source) in moving for source in node.inputs):
+            moving.update(id(output) for output in node.outputs)
+            for source in node.inputs:
+                capture(source)
+    for output in outputs:
+        capture(output)
+    body = Body(index, captured.values(), outputs)
+    result = MAP_LOOP(count, *body.captured, body=body)
+    return result if isinstance(result, list) else [result]
+
+
+def _infer(count: Variable, *captured: Variable, body: Body) -> Inferred:
+    outputs = body.instantiate(captured)
+    moving = {id(body.index)}
+    moving.update(id(output) for node in toposort(outputs, stop=captured)
+                  for output in node.outputs)
+    for output in outputs:
+        for dim in output.type.dims:
+            check(not any(isinstance(symbol, DataSymbol) and id(symbol.variable) in moving
+                          for symbol in symbols_of(dim)),
+                  ShapeError, "A loop's result must have the same shape at every step.",
+                  f"{describe(output)} {output.type} has the size {dim}, which depends on the index",
+                  "pad the result to a fixed size, or reduce it to one")
+    size = dim_of(count)
+    return ([TensorType(output.dtype, (size, *output.type.dims)) for output in outputs],
+            size_guards([count], [size], "map"))
+
+
+def _reference(count: np.ndarray, *captured: np.ndarray, body: Body) -> list[np.ndarray]:
+    values = dict(zip(body.captured, captured))
+    steps = [interpret.evaluate(body.outputs, {**values, body.index: np.int64(k)})
+             for k in range(int(count))]
+    if steps:
+        return [np.stack(results) for results in zip(*steps)]
+    sizes = interpret.Sizes({variable: np.asarray(value) for variable, value in values.items()})
+    return [np.empty((0, *(sizes.of(dim) or 0 for dim in output.type.dims)), output.dtype)
+            for output in body.outputs]
+
+
+def _vjp(cotangents: Sequence[Variable | None], inputs: Sequence[Variable],
+         outputs: Sequence[Variable], body: Body) -> list[Variable | None]:
+    """Map the body's own VJP, then add up the steps' cotangents."""
+    count, *captured = inputs
+    floats = list({id(v): v for v in captured if is_float(v.dtype)}.values())
+    steps = derivatives.vjp(
+        body.instantiate(captured), floats,
+        [None if g is None else g[body.index] for g in cotangents], stop=captured)
+    present = [(v, g) for v, g in zip(floats, steps) if g is not None]
+    stacked = map_loop(body.index, count, [g for _, g in present])
+    totals = {id(v): FUNCTIONS["sum"](g, axis=0) for (v, _), g in zip(present, stacked)}
+    return [None, *(totals.pop(id(v), None) for v in captured)]
+
+
+def _jvp(tangents: Sequence[Variable | None], inputs: Sequence[Variable],
+         outputs: Sequence[Variable], body: Body) -> list[Variable | None]:
+    """Map the body's own JVP."""
+    count, *captured = inputs
+    steps = derivatives.jvp(body.instantiate(captured), captured, tangents[1:])
+    stacked = iter(map_loop(body.index, count, [t for t in steps if t is not None]))
+    return [None if t is None else next(stacked) for t in steps]
+
+
+MAP_LOOP = register(Op(
+    name="map_loop", kind="structured", infer=_infer, reference=_reference,
+    derivative=Custom(_vjp, _jvp), lower=MapLowering(), function=map_loop,
+    doc=map_loop.__doc__ or "", samples=(), section="Control flow", namespace=""))

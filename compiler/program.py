@@ -1,0 +1,189 @@
+"""The program: straight-line steps over buffers.  Level two of four.
+
+::
+
+    program  =  steps over inputs, shared, constants, temporaries and outputs
+    step     =  Kernel(nest)                          one loop nest
+             |  Contract(out, left, right, add)       out (+)= left @ right, on strided views
+             |  Copy(source, target)                  same dtype and number of elements
+             |  For(index, extent, body)              steps repeated, index = 0 .. extent-1
+
+Values became buffers (``bufferize.py``), so mutation exists from here on.  Buffers whose ``base``
+is set share memory with it.  Sizes are dims over ``Program.symbols``, all known when a call starts:
+the symbols bound by axes of the arguments first, then those a *prologue* program computed from data
+(``arange(n)``, ``x[:n]``).
+
+From step ``commit`` on, shared variables may change: no step there can fail or be interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, Union
+
+import numpy as np
+
+from .dims import DimLike, Symbol, prod
+from .dtypes import SIZES
+from .loop.ir import Buffer, Nest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """Strided window on a buffer: element ``i`` is at ``offset + sum(i[k] * strides[k])``.
+
+    ``offset`` and ``strides`` count elements; ``dims`` is the window's shape.
+    """
+
+    buffer: Buffer
+    offset: DimLike
+    dims: tuple[DimLike, ...]
+    strides: tuple[DimLike, ...]
+
+
+def row_major_strides(dims: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
+    """Return the element strides of a contiguous array of this shape."""
+    return tuple(prod(dims[axis + 1:]) for axis in range(len(dims)))
+
+
+def whole(buffer: Buffer) -> View:
+    """Return the view of an entire buffer."""
+    return View(buffer, 0, buffer.dims, row_major_strides(buffer.dims))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """Run a loop nest.  ``reads`` and ``writes`` list its buffers, each once, in first-use order."""
+
+    nest: Nest
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """``out[b,m,n] = sum_k left[b,m,k] right[b,k,n]`` (plus ``out`` itself when ``add``).
+
+    Views are three-dimensional, ``(batch, m, k)``, ``(batch, k, n)`` and ``(batch, m, n)``, float32
+    or float64; the out view's last stride is 1; each operand has stride 1 in one matrix axis (a
+    transposed operand is a stride pattern, hence a GEMM flag).  ``k == 0`` gives zeros.
+    """
+
+    out: View
+    left: View
+    right: View
+    add: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """Copy all elements of ``source`` to ``target``."""
+
+    source: Buffer
+    target: Buffer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class For:
+    """Run the steps of ``body`` for ``index`` from 0 to ``extent - 1``."""
+
+    index: Symbol
+    extent: DimLike
+    body: tuple[Step, ...]
+
+
+Step: TypeAlias = Union[Kernel, Contract, Copy, For]
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Two sizes that must be equal at every call; ``message`` explains a failure to the user."""
+
+    left: DimLike
+    right: DimLike
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a ``Check`` reports: a message whose ``{value}`` is the offending int64."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A compiled graph before code generation.
+
+    Attributes
+    ----------
+    name : str
+    inputs, shared, outputs : tuple of Buffer
+        Arguments in the caller's order, shared variables' storage, and results.
+    symbols : tuple of Symbol
+        All free symbols.  A symbol that *is* a dim of an input or shared buffer is bound by the
+        first such axis; the others are supplied by the prologue, in order.
+    replaces : tuple of (int or None)
+        Of each output: None when it is returned, else the shared variable whose storage it becomes
+        (an update that may change the shape).  Empty: all are returned.
+    constants : mapping of Buffer to array
+    steps : tuple of Step
+    guards : tuple of Guard
+        Checked before anything is allocated.
+    failures : tuple of Failure
+        Error ``code`` ``k >= 1`` of a ``Check`` is ``failures[k - 1]``.
+    commit : int
+        Index of the first step that may change a shared variable.
+    offsets : mapping of Buffer to dim
+        Byte offset of each temporary in the arena, filled by ``plan_memory``.
+    arena : dim
+        Bytes of the arena.
+    """
+
+    name: str
+    inputs: tuple[Buffer, ...]
+    shared: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+    symbols: tuple[Symbol, ...]
+    steps: tuple[Step, ...]
+    constants: Mapping[Buffer, np.ndarray] = field(default_factory=dict)
+    replaces: tuple[int | None, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    commit: int = 0
+    offsets: Mapping[Buffer, DimLike] = field(default_factory=dict)
+    arena: DimLike = 0
+
+    def with_steps(self, steps: tuple[Step, ...], **changes: object) -> Program:
+        """Return a copy with other steps (and other changed fields)."""
+        return replace(self, steps=steps, **changes)
+
+
+def bytes_of(buffer: Buffer) -> DimLike:
+    """Return the size of a buffer in bytes."""
+    return prod(buffer.dims) * SIZES[buffer.dtype]
+
+
+def reads_of(step: Step) -> tuple[Buffer, ...]:
+    """Return the buffers a step reads, each once."""
+    if isinstance(step, Kernel):
+        return step.reads
+    if isinstance(step, Contract):
+        found = [step.left.buffer, step.right.buffer] + ([step.out.buffer] if step.add else [])
+        return tuple(dict.fromkeys(found))
+    if isinstance(step, Copy):
+        return (step.source,)
+    return tuple(dict.fromkeys(b for inner in step.body for b in reads_of(inner)))
+
+
+def writes_of(step: Step) -> tuple[Buffer, ...]:
+    """Return the buffers a step writes, each once."""
+    if isinstance(step, Kernel):
+        return step.writes
+    if isinstance(step, Contract):
+        return (step.out.buffer,)
+    if isinstance(step, Copy):
+        return (step.target,)
+    return tuple(dict.fromkeys(b for inner in step.body for b in writes_of(inner)))

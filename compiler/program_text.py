@@ -1,0 +1,84 @@
+"""Programs as text, for ``explain`` and golden tests; equal text means equal code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+from .loop.ir import Buffer
+from .loop.text import Names, body_text, buffer_text, dim_text
+from .program import Contract, Copy, For, Kernel, Program, Step, View
+
+
+def program_text(program: Program) -> str:
+    """Return a program for people to read: its buffers, then one step (or statement) a line.
+
+    The contents of constants are represented by a digest, so that the text determines the code and
+    what it computes.
+    """
+    names = Names(canonical=False)
+    lines = [f"program {program.name}"]
+    for symbol in program.symbols:
+        lower = "" if symbol.lower is None else f" >= {symbol.lower}"
+        lines.append(f"  size {names(symbol)}{lower}")
+    declared = dict.fromkeys((*program.inputs, *program.shared, *program.outputs,
+                              *program.constants))
+    lines += ["  " + buffer_text(buffer, names) + _digest(program, buffer) for buffer in declared]
+    for guard in program.guards:
+        left, right = dim_text(guard.left, names), dim_text(guard.right, names)
+        lines.append(f"  guard {left} == {right}: {guard.message!r}")
+    for code, failure in enumerate(program.failures, 1):
+        lines.append(f"  failure {code}: {failure.kind} {failure.message!r}")
+    for buffer, offset in program.offsets.items():
+        lines.append(f"  {buffer_text(buffer, names)} at {dim_text(offset, names)}")
+    lines.append(f"  arena {dim_text(program.arena, names)}")
+    for number, step in enumerate(program.steps):
+        if number == program.commit:
+            lines.append("  commit")
+        lines += ["  " + line for line in _step_lines(step, names)]
+    return "\n".join(lines)
+
+
+def _digest(program: Program, buffer: Buffer) -> str:
+    if buffer not in program.constants:
+        return ""
+    return f" = sha256:{sha256(program.constants[buffer].tobytes()).hexdigest()}"
+
+
+def _step_lines(step: Step, names: Names) -> Iterator[str]:
+    if isinstance(step, Kernel):
+        reads = ", ".join(map(names, step.reads))
+        writes = ", ".join(map(names, step.writes))
+        yield f"kernel {step.nest.name} ({reads}) -> ({writes}) cost {step.nest.cost!r}"
+        yield from body_text(step.nest, names)
+    elif isinstance(step, Contract):
+        sign = "+=" if step.add else "="
+        out, left, right = (_view_text(view, names) for view in (step.out, step.left, step.right))
+        yield f"contract {out} {sign} {left} @ {right}"
+    elif isinstance(step, Copy):
+        yield f"copy {names(step.target)} = {names(step.source)}"
+    else:
+        assert isinstance(step, For)
+        yield f"for {names(step.index)} < {dim_text(step.extent, names)}:"
+        for inner in step.body:
+            for line in _step_lines(inner, names):
+                yield "  " + line
+
+
+def _view_text(view: View, names: Names) -> str:
+    dims = ", ".join(dim_text(dim, names) for dim in view.dims)
+    strides = ", ".join(dim_text(stride, names) for stride in view.strides)
+    return f"{names(view.buffer)}+{dim_text(view.offset, names)}[{dims}; strides {strides}]"
+
+
+def step_text(step: Step) -> str:
+    """Return one step in a line, for messages."""
+    return next(_step_lines(step, Names(canonical=False)))
+
+
+def program_key(program: Program) -> str:
+    """Return a digest of everything the compiled code and its behaviour depend on.
+
+    Names of buffers and symbols are part of it: they appear in messages.
+    """
+    return sha256(program_text(program).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The rules, as data: these files contain no control flow."""

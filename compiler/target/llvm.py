@@ -1,0 +1,187 @@
+"""The CPU target: a program becomes a relocatable object file, through LLVM IR written as text.
+
+Enters a ``Program`` whose memory is planned; leaves an ``Artifact`` (see ``runtime/artifact.py``).
+The IR is parsed, verified, optimised for the processor at hand and emitted by llvmlite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from ...runtime.artifact import (
+    EXTERNALS, Argument, Artifact, Constant, InternalError, Output,
+)
+from ..dims import Call, DimLike, Symbol, as_symbol
+from ..loop.ir import Buffer
+from ..program import Program, writes_of
+from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_writer import Module
+
+
+@dataclass(frozen=True, slots=True)
+class LlvmOptions:
+    """How to compile for the CPU.
+
+    Attributes
+    ----------
+    cpu : str
+        LLVM's name of the processor; the host when empty.
+    features : str
+        LLVM's feature string; the host's when ``cpu`` is empty.
+    speed_level : int
+        0 to 3, as a C compiler's ``-O``.
+    keep_text : bool
+        Whether ``Artifact.notes`` gets the optimised IR (``llvm``) and the assembly.
+    """
+
+    cpu: str = ""
+    features: str = ""
+    speed_level: int = 3
+    keep_text: bool = False
+
+
+def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> Artifact:
+    """Compile a program for the CPU.
+
+    Parameters
+    ----------
+    program : Program
+        Well-formed (see ``program_verify``), with ``offsets`` for its temporaries.
+    options : LlvmOptions
+
+    Returns
+    -------
+    Artifact
+        Without a prologue, sites of arguments, or outputs that replace shared storage: the caller
+        knows those.
+
+    Raises
+    ------
+    InternalError
+        If the program is ill-formed.
+    """
+    text = module_text(program)
+    code, notes = compile_module(text, options)
+    symbols = ordered_symbols(program)
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    return Artifact(
+        name=program.name,
+        target="cpu",
+        code=code,
+        inputs=tuple(_argument(buffer, numbers) for buffer in program.inputs),
+        shared=tuple(_argument(buffer, numbers) for buffer in program.shared),
+        outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
+        constants=tuple(_constant(array) for array in program.constants.values()),
+        symbol_count=len(symbols),
+        symbol_names=tuple(symbol.name for symbol in symbols),
+        guards=tuple(guard.message for guard in program.guards),
+        guard_sizes=tuple((python_text(guard.left, numbers), python_text(guard.right, numbers))
+                          for guard in program.guards),
+        failures=tuple((failure.kind, failure.message) for failure in program.failures),
+        updates_in_place=any(buffer.root().role == "shared" for step in program.steps
+                             for buffer in writes_of(step)),
+        work=python_text(program_work(program), numbers),
+        externals=tuple(name for name in EXTERNALS if f"@{name}(" in text),
+        notes=notes,
+    )
+
+
+def module_text(program: Program) -> str:
+    """Return the LLVM IR of a program, before optimisation."""
+    module = Module()
+    emit_run(module, program)
+    emit_plan(module, program)
+    return module.text()
+
+
+def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, str]]:
+    """Return the object code of LLVM IR, and the texts that ``options`` asks to keep.
+
+    Raises
+    ------
+    InternalError
+        If LLVM rejects the IR.
+    """
+    machine = _target_machine(options.cpu, options.features, options.speed_level)
+    try:
+        module = llvm.parse_assembly(text)
+        module.verify()
+    except RuntimeError as error:
+        raise InternalError(f"LLVM rejects the generated code: {error}") from error
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=options.speed_level)
+    tuning.loop_vectorization = options.speed_level >= 2
+    tuning.slp_vectorization = options.speed_level >= 2
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    code = machine.emit_object(module)
+    notes = {}
+    if options.keep_text:
+        notes = {"llvm": str(module), "assembly": machine.emit_assembly(module)}
+    return code, notes
+
+
+def describe_host() -> str:
+    """Return what compiled code depends on besides the program: LLVM, processor, features."""
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return " ".join((version, llvm.get_process_triple(), llvm.get_host_cpu_name(),
+                     llvm.get_host_cpu_features().flatten()))
+
+
+@cache
+def _target_machine(cpu: str, features: str, speed_level: int) -> llvm.TargetMachine:
+    """Return LLVM's code generator for a processor; the host when ``cpu`` is empty."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    if not cpu:
+        cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    # Position-independent code calls imported functions through stubs, however far they are.
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
+
+
+def host_name() -> str:
+    """Return the processor and its features, as part of a cache key."""
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+
+
+def _argument(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
+    axes = []
+    for dim in buffer.dims:
+        symbol = as_symbol(dim)
+        if not isinstance(dim, int) and symbol not in numbers:
+            raise InternalError(f"axis {dim} of {buffer!r} is neither a number nor a symbol")
+        axes.append(dim if isinstance(dim, int) else -(numbers[symbol] + 1))
+    return Argument(buffer.name, buffer.dtype, tuple(axes))
+
+
+def _constant(array: np.ndarray) -> Constant:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return Constant(array.dtype.name, array.shape, little.tobytes())
+
+
+def python_text(dim: DimLike, numbers: dict[Symbol, int]) -> str:
+    """Return a dim as a Python expression over ``s[k]``, ``k`` from ``numbers``."""
+    if isinstance(dim, int):
+        return str(dim)
+    terms = []
+    for monomial, coefficient in dim.terms:
+        factors = [str(coefficient)] if coefficient != 1 or not monomial else []
+        for atom, power in monomial:
+            factors += [_atom_text(atom, numbers)] * power
+        terms.append("*".join(factors))
+    return "+".join(terms)
+
+
+def _atom_text(atom: Symbol | Call, numbers: dict[Symbol, int]) -> str:
+    if isinstance(atom, Symbol):
+        return f"s[{numbers[atom]}]"
+    left, right = (python_text(arg, numbers) for arg in atom.args)
+    if atom.function in ("min", "max"):
+        return f"{atom.function}({left},{right})"
+    return f"(({left}){'//' if atom.function == 'floordiv' else '%'}({right}))"

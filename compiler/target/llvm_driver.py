@@ -1,0 +1,328 @@
+"""The two exported functions: ``tx_plan`` checks and computes sizes, ``tx_run`` walks the steps.
+
+See ``runtime/artifact.py`` for what they take and return.
+"""
+
+from __future__ import annotations
+
+from ...runtime.artifact import INTERRUPTED, InternalError
+from ..dims import DimLike, Symbol, as_symbol, prod, proves_nonnegative, substitute
+from ..dtypes import SIZES
+from ..loop.ir import Buffer, Check, Nest
+from ..loop.text import Signature, nest_signature
+from ..loop.walk import statements
+from ..program import Contract, Copy, For, Kernel, Program, Step, View
+from .llvm_contract import contract_function
+from .llvm_kernel import KernelCode, emit_kernel, nest_work, parallel_loop
+from .llvm_scalar import memory_type
+from .llvm_writer import FunctionWriter, Module, Value
+
+PARALLEL_WORK = 32_768
+"""Scalar operations from which on a kernel is cut over threads: some ten microseconds."""
+
+CHUNK_WORK = 16_384
+"""Scalar operations of a chunk: large beside the cost of handing it to a thread."""
+
+LONG_WORK = 1 << 24
+"""Scalar operations from which on a call asks between steps whether the user interrupted it."""
+
+LARGEST = 1 << 62
+"""Sizes above this are refused."""
+
+_DISPATCH = f"""
+declare void @tx_parallel_for(ptr, ptr, i64, i64)
+define internal void @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit)
+    noinline nounwind {{
+  %large = icmp sgt i64 %work, {PARALLEL_WORK}
+  %several = icmp sgt i64 %extent, 1
+  %cut = and i1 %large, %several
+  br i1 %cut, label %parallel, label %serial
+parallel:
+  %each = udiv i64 %work, %extent
+  %each.least = call i64 @llvm.smax.i64(i64 %each, i64 1)
+  %enough = udiv i64 {CHUNK_WORK - 1}, %each.least
+  %units = udiv i64 %enough, %unit
+  %more = add nuw nsw i64 %units, 1
+  %grain = mul nuw nsw i64 %more, %unit
+  call void @tx_parallel_for(ptr %task, ptr %frame, i64 %extent, i64 %grain)
+  ret void
+serial:
+  call void %task(ptr %frame, i64 0, i64 %extent)
+  ret void
+}}"""
+"""Runs a task on all of its range: cut into chunks of a multiple of ``unit`` when it is large."""
+
+FLAT_UNIT = 64
+"""Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
+
+
+def ordered_symbols(program: Program) -> tuple[Symbol, ...]:
+    """Return the program's symbols as the artifact lists them: those an axis binds come first."""
+    axes = {as_symbol(dim) for buffer in (*program.inputs, *program.shared)
+            for dim in buffer.dims}
+    bound = [symbol for symbol in program.symbols if symbol in axes]
+    return (*bound, *(symbol for symbol in program.symbols if symbol not in axes))
+
+
+def program_work(program: Program) -> DimLike:
+    """Return the estimated scalar operations of a call."""
+    total: DimLike = 0
+    for step in program.steps:
+        total = total + step_work(step, {})
+    return total
+
+
+def step_work(step: Step, values: dict[Symbol, DimLike]) -> DimLike:
+    """Return the estimated scalar operations of a step; ``values`` replace enclosing indices."""
+    if isinstance(step, Kernel):
+        return substitute(nest_work(step.nest), values)
+    if isinstance(step, Contract):
+        return substitute(2 * prod(step.left.dims) * step.out.dims[2], values)
+    if isinstance(step, Copy):
+        return substitute(prod(step.source.dims), values)
+    extent = substitute(step.extent, values)
+    inner = {**values, step.index: extent // 2}
+    total: DimLike = 0
+    for child in step.body:
+        total = total + step_work(child, inner)
+    return extent * total
+
+
+class _Kernels:
+    """The distinct kernels of a program: equal nests are emitted once."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.codes: dict[str, KernelCode] = {}
+        self.signatures: dict[int, Signature] = {}
+
+    def get(self, nest: Nest) -> tuple[KernelCode, Signature]:
+        """Return the code for a nest and what its parameters stand for."""
+        signature = nest_signature(nest)
+        code = self.codes.get(signature.key)
+        if code is None:
+            code = emit_kernel(self.module, f"kernel{len(self.codes)}", nest, signature)
+            self.codes[signature.key] = code
+        return code, signature
+
+
+def emit_run(module: Module, program: Program) -> None:
+    """Add ``tx_run`` and all kernels to a module."""
+    _RunEmitter(module, program).emit()
+
+
+class _RunEmitter:
+    """Writes ``tx_run``."""
+
+    def __init__(self, module: Module, program: Program):
+        self.module, self.program = module, program
+        self.kernels = _Kernels(module)
+        self.writer = FunctionWriter(
+            module, "define i64 @tx_run(ptr %symbols, ptr %pointers, ptr %arena, ptr %status) "
+                    "nounwind")
+        listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
+        self.slots = {buffer: number for number, buffer in enumerate(listed)}
+        self.work = program_work(program)
+        self.long: str | None = None
+        self.frame_words = 0
+
+    def emit(self) -> None:
+        """Write the whole function."""
+        writer = self.writer
+        _load_symbols(writer, ordered_symbols(self.program))
+        if not isinstance(self.work, int):
+            self.long = writer.emit(f"icmp sgt i64 {writer.dim(self.work)}, {LONG_WORK}")
+        elif self.work > LONG_WORK:
+            self.long = "true"
+        checked = False
+        for number, step in enumerate(self.program.steps):
+            if number == self.program.commit and checked:
+                self.stop_if_failed()
+            self.step(step, number < self.program.commit)
+            checked = checked or _has_check(step)
+        result = writer.emit("load i64, ptr %status, align 8") if checked else "0"
+        writer.run(f"ret i64 {result}")
+        if self.frame_words:
+            writer.allocas.append(f"  %frame = alloca i64, i64 {self.frame_words}, align 8")
+        writer.finish()
+
+    def step(self, step: Step, may_stop: bool) -> None:
+        """Write one step, and the poll after it."""
+        if isinstance(step, For):
+            self.loop(step, may_stop)
+        elif isinstance(step, Kernel):
+            self.kernel(step)
+        elif isinstance(step, Contract):
+            self.contract(step)
+        else:
+            self.copy(step)
+        if may_stop and self.long is not None:
+            self.poll()
+
+    def loop(self, step: For, may_stop: bool) -> None:
+        """Write repeated steps."""
+        def body() -> None:
+            for inner in step.body:
+                self.step(inner, may_stop)
+
+        self.writer.loop(step.index, "0", self.writer.dim(step.extent), body)
+
+    def kernel(self, step: Kernel) -> None:
+        """Write the call of a kernel."""
+        code, signature = self.kernels.get(step.nest)
+        writer = self.writer
+        words = [("ptr", "%status")]
+        words += [("ptr", self.address(signature.buffers[number])) for number in code.roots]
+        words += [("i64", writer.symbols[symbol].text) for symbol in signature.symbols]
+        passed = ", ".join(f"{kind} {word}" for kind, word in words)
+        if not code.is_parallel:
+            writer.run(f"call void @{code.name}({passed})")
+            return
+        extent = writer.dim(parallel_loop(step.nest).extent)
+        work = nest_work(step.nest)
+        if isinstance(work, int) and work <= PARALLEL_WORK:
+            writer.run(f"call void @{code.name}({passed}, i64 0, i64 {extent})")
+            return
+        self.module.declare("llvm.smax.i64", "i64", "i64", "i64")
+        self.module.declarations["tx.dispatch"] = _DISPATCH
+        self.frame_words = max(self.frame_words, len(words))
+        for number, (kind, word) in enumerate(words):
+            slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")
+            writer.run(f"store {kind} {word}, ptr {slot}, align 8")
+        unit = FLAT_UNIT if code.is_flat else 1
+        writer.run(f"call void @tx.dispatch(ptr @{code.name}.task, ptr %frame, "
+                   f"i64 {writer.dim(work)}, i64 {extent}, i64 {unit})")
+
+    def contract(self, step: Contract) -> None:
+        """Write the call of a contraction."""
+        name = contract_function(self.module, step.out.buffer.dtype)
+        sizes = (*step.out.dims, step.left.dims[2], *step.out.strides, *step.left.strides,
+                 *step.right.strides)
+        pointers = ", ".join(f"ptr {self.window(view)}"
+                             for view in (step.out, step.left, step.right))
+        passed = ", ".join(f"i64 {self.writer.dim(size)}" for size in sizes)
+        add = "true" if step.add else "false"
+        self.writer.run(f"call void @{name}({pointers}, {passed}, i1 {add})")
+
+    def copy(self, step: Copy) -> None:
+        """Write a copy."""
+        if step.source.root() is step.target.root():
+            return
+        size = self.writer.dim(prod(step.source.dims) * SIZES[step.source.dtype])
+        memcpy = self.module.declare("llvm.memcpy.p0.p0.i64", "void", "ptr", "ptr", "i64", "i1")
+        self.writer.run(f"call void {memcpy}(ptr {self.address(step.target)}, "
+                        f"ptr {self.address(step.source)}, i64 {size}, i1 false)")
+
+    def window(self, view: View) -> str:
+        """Write the address of a view's first element."""
+        base = self.address(view.buffer)
+        if view.offset == 0:
+            return base
+        return self.writer.emit(f"getelementptr inbounds {memory_type(view.buffer.dtype)}, "
+                                f"ptr {base}, i64 {self.writer.dim(view.offset)}")
+
+    def address(self, buffer: Buffer) -> str:
+        """Write a buffer's address."""
+        root = buffer.root()
+        if root in self.slots:
+            slot = self.writer.emit(
+                f"getelementptr inbounds ptr, ptr %pointers, i64 {self.slots[root]}")
+            return self.writer.emit(f"load ptr, ptr {slot}, align 8")
+        if root not in self.program.offsets:
+            raise InternalError(f"program {self.program.name}: {root!r} has no memory")
+        offset = self.writer.dim(self.program.offsets[root])
+        return self.writer.emit(f"getelementptr inbounds i8, ptr %arena, i64 {offset}")
+
+    def poll(self) -> None:
+        """Write the return of a call that the user interrupted."""
+        writer = self.writer
+        ask = writer.module.declare("tx_poll", "i64")
+
+        def check() -> None:
+            answer = writer.emit(f"call i64 {ask}()")
+            stop = writer.emit(f"icmp ne i64 {answer}, 0")
+            writer.branch_if(stop, lambda: writer.leave(f"ret i64 {INTERRUPTED}"), "stop")
+
+        writer.branch_if(self.long, check, "poll")
+
+    def stop_if_failed(self) -> None:
+        """Write the return of a call in which a check failed."""
+        writer = self.writer
+        code = writer.emit("load i64, ptr %status, align 8")
+        failed = writer.emit(f"icmp ne i64 {code}, 0")
+        writer.branch_if(failed, lambda: writer.leave(f"ret i64 {code}"), "failed")
+
+
+def _has_check(step: Step) -> bool:
+    if isinstance(step, For):
+        return any(_has_check(inner) for inner in step.body)
+    return isinstance(step, Kernel) and any(
+        isinstance(stmt, Check) for stmt in statements(step.nest.body))
+
+
+def _load_symbols(writer: FunctionWriter, symbols: tuple[Symbol, ...]) -> None:
+    """Write the loads of all symbols, ahead of the entry scope that uses them."""
+    for number, symbol in enumerate(symbols):
+        slot, name = writer.name(), writer.name()
+        writer.allocas.append(f"  {slot} = getelementptr inbounds i64, ptr %symbols, i64 {number}")
+        writer.allocas.append(f"  {name} = load i64, ptr {slot}, align 8")
+        writer.bind(symbol, name)
+
+
+class _CheckedWriter(FunctionWriter):
+    """A writer whose sums and products record whether any of them overflowed."""
+
+    def __init__(self, module: Module, header: str):
+        self.overflows: list[str] = []
+        super().__init__(module, header)
+
+    def integer(self, operation: str, left: Value, right: Value) -> Value:
+        """Write an operation, once; additions and products are checked."""
+        verb = operation.split()[0]
+        if verb not in ("add", "mul"):
+            return super().integer(operation, left, right)
+        scope = self.scopes[0]
+        key = (verb, left.text, right.text)
+        if key not in scope.memo:
+            function = self.module.declare(f"llvm.s{verb}.with.overflow.i64", "{ i64, i1 }",
+                                           "i64", "i64")
+            pair, value, flag = self.name(), self.name(), self.name()
+            scope.entry += [
+                f"  {pair} = call {{ i64, i1 }} {function}(i64 {left.text}, i64 {right.text})",
+                f"  {value} = extractvalue {{ i64, i1 }} {pair}, 0",
+                f"  {flag} = extractvalue {{ i64, i1 }} {pair}, 1"]
+            self.overflows.append(flag)
+            scope.memo[key] = Value(value, 0)
+        return scope.memo[key]
+
+
+def emit_plan(module: Module, program: Program) -> None:
+    """Add ``tx_plan`` to a module."""
+    writer = _CheckedWriter(module, "define i64 @tx_plan(ptr %symbols, ptr %results) nounwind")
+    _load_symbols(writer, ordered_symbols(program))
+    guards = [(writer.dim(guard.left), writer.dim(guard.right)) for guard in program.guards]
+    arena = writer.dim(program.arena)
+    results = [dim for buffer in program.outputs for dim in buffer.dims]
+    values = [writer.dim(dim) for dim in results]
+    stored = results + [dim for buffer in program.offsets for dim in buffer.dims]
+    unproved = [writer.dim(dim) for dim in dict.fromkeys(stored) if not proves_nonnegative(dim)]
+    _refuse_any(writer, writer.overflows)
+    for number, (left, right) in enumerate(guards, 1):
+        differ = writer.emit(f"icmp ne i64 {left}, {right}")
+        writer.branch_if(differ, lambda number=number: writer.leave(f"ret i64 {number}"), "guard")
+    _refuse_any(writer, [writer.emit(f"icmp ugt i64 {arena}, {LARGEST}"),
+                         *(writer.emit(f"icmp slt i64 {size}, 0") for size in unproved)])
+    padded = writer.emit(f"and i64 {writer.emit(f'add i64 {arena}, 63')}, -64")
+    for number, value in enumerate([padded, *values]):
+        slot = writer.emit(f"getelementptr inbounds i64, ptr %results, i64 {number}")
+        writer.run(f"store i64 {value}, ptr {slot}, align 8")
+    writer.run("ret i64 0")
+    writer.finish()
+
+
+def _refuse_any(writer: FunctionWriter, flags: list[str]) -> None:
+    """Write the return of -1 when any flag is set."""
+    bad = "false"
+    for flag in flags:
+        bad = writer.emit(f"or i1 {bad}, {flag}")
+    writer.branch_if(bad, lambda: writer.leave("ret i64 -1"), "refuse")

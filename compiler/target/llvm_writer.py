@@ -1,0 +1,304 @@
+"""Writing one LLVM function as text: fresh names, scopes, loops, and integer expressions of sizes.
+
+Integer expressions (dims) depend on symbols only, so each operation of theirs is written where the
+innermost of its symbols is bound: at the start of a loop's body, or at the function's entry.  That
+is loop-invariant motion and common-subexpression elimination at no cost, which LLVM need not repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias, Union
+
+from ..dims import Call, DimLike, Symbol, proves_nonnegative
+
+Lines: TypeAlias = list[Union[str, "Lines"]]
+
+FLOOR_DIVIDE, MODULO = "tx.floordiv.i64", "tx.mod.i64"
+INTEGER_HELPERS = {
+    FLOOR_DIVIDE: """
+define internal i64 @tx.floordiv.i64(i64 %a, i64 %b) alwaysinline nounwind {
+  %zero = icmp eq i64 %b, 0
+  %minus = icmp eq i64 %b, -1
+  %special = or i1 %zero, %minus
+  %d = select i1 %special, i64 1, i64 %b
+  %q = sdiv i64 %a, %d
+  %r = srem i64 %a, %d
+  %rest = icmp ne i64 %r, 0
+  %signs = xor i64 %r, %d
+  %differ = icmp slt i64 %signs, 0
+  %down = and i1 %rest, %differ
+  %one = zext i1 %down to i64
+  %floor = sub i64 %q, %one
+  %negated = sub i64 0, %a
+  %known = select i1 %minus, i64 %negated, i64 %floor
+  %result = select i1 %zero, i64 0, i64 %known
+  ret i64 %result
+}""",
+    MODULO: """
+define internal i64 @tx.mod.i64(i64 %a, i64 %b) alwaysinline nounwind {
+  %zero = icmp eq i64 %b, 0
+  %minus = icmp eq i64 %b, -1
+  %special = or i1 %zero, %minus
+  %d = select i1 %special, i64 1, i64 %b
+  %r = srem i64 %a, %d
+  %rest = icmp ne i64 %r, 0
+  %signs = xor i64 %r, %d
+  %differ = icmp slt i64 %signs, 0
+  %up = and i1 %rest, %differ
+  %more = select i1 %up, i64 %d, i64 0
+  %result = add i64 %r, %more
+  ret i64 %result
+}""",
+}
+"""Python's ``//`` and ``%`` that cannot trap: a zero divisor gives 0."""
+
+
+class Value(NamedTuple):
+    """An i64 operand, and the depth of the scope from which on it is available."""
+
+    text: str
+    depth: int
+
+
+@dataclass(slots=True)
+class Scope:
+    """A region of the function in which certain symbols have values."""
+
+    entry: Lines
+    memo: dict[tuple[str, str, str], Value] = field(default_factory=dict)
+
+
+class Module:
+    """What the functions of one LLVM module share: declarations, helpers, metadata.
+
+    Attributes
+    ----------
+    declarations : dict of str
+        Text of each external function or helper used, by name.
+    """
+
+    def __init__(self) -> None:
+        self.declarations: dict[str, str] = {}
+        self.functions: list[str] = []
+        self.metadata: list[str] = []
+
+    def loop_metadata(self, hints: tuple[str, ...]) -> str:
+        """Add the properties of one loop; return the reference to them."""
+        number = len(self.metadata)
+        listed = ", ".join(f"!{{{hint}}}" for hint in hints)
+        self.metadata.append(f"!{number} = distinct !{{!{number}, {listed}}}")
+        return f"!{number}"
+
+    def declare(self, name: str, result: str, *arguments: str) -> str:
+        """Declare an external function or intrinsic; return its name as an operand."""
+        if name not in self.declarations:
+            self.declarations[name] = f"declare {result} @{name}({', '.join(arguments)})"
+        return f"@{name}"
+
+    def helper(self, name: str) -> str:
+        """Include one of :data:`INTEGER_HELPERS`; return its name as an operand."""
+        self.declarations[name] = INTEGER_HELPERS[name]
+        return f"@{name}"
+
+    def text(self) -> str:
+        """Return the module's LLVM IR."""
+        return "\n".join([*self.declarations.values(), *self.functions, *self.metadata]) + "\n"
+
+
+class FunctionWriter:
+    """One function under construction.
+
+    Lines go to the current block; ``dim`` puts its operations at the right scope's entry.
+    """
+
+    def __init__(self, module: Module, header: str):
+        self.module, self.header = module, header
+        self.count = 0
+        self.block = "entry"
+        self.left = False
+        self.allocas: Lines = []
+        self.lines: Lines = [self.allocas]
+        self.scopes: list[Scope] = []
+        self.symbols: dict[Symbol, Value] = {}
+        self.push_scope()
+
+    def name(self) -> str:
+        """Return a new register name."""
+        self.count += 1
+        return f"%t{self.count}"
+
+    def emit(self, operation: str) -> str:
+        """Append an operation to the current block; return the register of its result."""
+        name = self.name()
+        self.lines.append(f"  {name} = {operation}")
+        return name
+
+    def run(self, instruction: str) -> None:
+        """Append an instruction without a result."""
+        self.lines.append(f"  {instruction}")
+
+    def label(self, stem: str) -> str:
+        """Return a new label."""
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def start(self, label: str) -> None:
+        """Begin the block ``label``."""
+        self.lines.append(f"{label}:")
+        self.block = label
+
+    def alloca(self, type_: str, count: int = 1) -> str:
+        """Reserve stack in the entry block (never inside a loop)."""
+        name = self.name()
+        self.allocas.append(f"  {name} = alloca {type_}, i64 {count}, align 8")
+        return name
+
+    def push_scope(self) -> None:
+        """Open a scope here: symbols bound from now on belong to it."""
+        entry: Lines = []
+        self.lines.append(entry)
+        self.scopes.append(Scope(entry))
+
+    def pop_scopes(self, depth: int) -> None:
+        """Close the scopes opened since there were ``depth``."""
+        del self.scopes[depth:]
+
+    def bind(self, symbol: Symbol, text: str) -> None:
+        """Give a symbol its value in the innermost scope."""
+        self.symbols[symbol] = Value(text, len(self.scopes) - 1)
+
+    def bind_constant(self, symbol: Symbol, value: int) -> None:
+        """Give a symbol a literal value, replacing any other."""
+        self.symbols[symbol] = Value(str(value), 0)
+
+    def branch_if(self, condition: str, body: Callable[[], None], stem: str = "if") -> None:
+        """Write ``if (condition) body()``."""
+        inside, after = self.label(stem), self.label("end")
+        self.run(f"br i1 {condition}, label %{inside}, label %{after}")
+        self.start(inside)
+        depth = len(self.scopes)
+        self.push_scope()
+        body()
+        self.pop_scopes(depth)
+        if not self.left:
+            self.run(f"br label %{after}")
+        self.left = False
+        self.start(after)
+
+    def leave(self, instruction: str) -> None:
+        """End the current block with a return."""
+        self.run(instruction)
+        self.left = True
+
+    def loop(self, index: Symbol, begin: str, end: str, body: Callable[[], None],
+             hints: tuple[str, ...] = ()) -> None:
+        """Write ``for (index = begin; index < end; index++) body()``, tested at the bottom.
+
+        Parameters
+        ----------
+        hints : tuple of str
+            LLVM's loop properties, as the contents of metadata nodes.
+        """
+        top, after = self.label("loop"), self.label("end")
+        before, following = self.block, self.name()
+        enter = self.emit(f"icmp slt i64 {begin}, {end}")
+        self.run(f"br i1 {enter}, label %{top}, label %{after}")
+        self.start(top)
+        counter = self.name()
+        phi: Lines = []
+        self.lines.append(phi)
+        depth = len(self.scopes)
+        self.push_scope()
+        self.bind(index, counter)
+        body()
+        self.pop_scopes(depth)
+        self.run(f"{following} = add nuw nsw i64 {counter}, 1")
+        again = self.emit(f"icmp slt i64 {following}, {end}")
+        phi.append(f"  {counter} = phi i64 [ {begin}, %{before} ], [ {following}, %{self.block} ]")
+        suffix = f", !llvm.loop {self.module.loop_metadata(hints)}" if hints else ""
+        self.run(f"br i1 {again}, label %{top}, label %{after}{suffix}")
+        self.start(after)
+
+    def dim(self, dim: DimLike) -> str:
+        """Return the operand holding a dim's value."""
+        return self.dim_value(dim).text
+
+    def dim_value(self, dim: DimLike, exact: bool = True) -> Value:
+        """Return a dim's value.
+
+        Parameters
+        ----------
+        dim : dim
+        exact : bool
+            Whether overflow is excluded, because the value is a size or position that exists; not
+            so for the arguments of ``min``, whose other argument may be the one that counts.
+        """
+        if isinstance(dim, int):
+            return Value(str(dim), 0)
+        terms = [self._term(monomial, coefficient, exact)
+                 for monomial, coefficient in dim.terms]
+        return self._chain("add", terms, exact)
+
+    def _term(self, monomial: tuple[tuple[Symbol | Call, int], ...], coefficient: int,
+              exact: bool) -> Value:
+        factors = [value for atom, power in monomial for value in [self._atom(atom)] * power]
+        if coefficient != 1 or not factors:
+            factors.append(Value(str(coefficient), 0))
+        return self._chain("mul", factors, exact)
+
+    def _chain(self, operation: str, values: list[Value], exact: bool) -> Value:
+        """Combine values, those of outer scopes first."""
+        values = sorted(values, key=lambda value: value.depth)
+        total = values[0]
+        for value in values[1:]:
+            total = self.integer(f"{operation} nsw" if exact else operation, total, value)
+        return total
+
+    def integer(self, operation: str, left: Value, right: Value) -> Value:
+        """Write an i64 operation at the scope where both operands are available, once."""
+        depth = max(left.depth, right.depth)
+        scope = self.scopes[depth]
+        key = (operation, left.text, right.text)
+        found = scope.memo.get(key)
+        if found is None:
+            name = self.name()
+            if operation.startswith("@"):
+                text = f"call i64 {operation}(i64 {left.text}, i64 {right.text})"
+            else:
+                text = f"{operation} i64 {left.text}, {right.text}"
+            scope.entry.append(f"  {name} = {text}")
+            found = scope.memo[key] = Value(name, depth)
+        return found
+
+    def _atom(self, atom: Symbol | Call) -> Value:
+        if isinstance(atom, Symbol):
+            return self.symbols[atom]
+        left, right = (self.dim_value(arg, exact=False) for arg in atom.args)
+        return self.integer(self._call(atom), left, right)
+
+    def _call(self, call: Call) -> str:
+        """Return the operation that computes ``call``."""
+        if call.function in ("min", "max"):
+            return self.module.declare(f"llvm.s{call.function}.i64", "i64", "i64", "i64")
+        numerator, divisor = call.args
+        if proves_nonnegative(numerator) and _proves_positive(divisor):
+            return "udiv" if call.function == "floordiv" else "urem"
+        return self.module.helper(FLOOR_DIVIDE if call.function == "floordiv" else MODULO)
+
+    def finish(self) -> None:
+        """Add the function to the module."""
+        flat: list[str] = []
+        stack: Lines = [self.lines]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, str):
+                flat.append(item)
+            else:
+                stack.extend(reversed(item))
+        self.module.functions.append("\n".join([f"\n{self.header} {{", "entry:", *flat, "}"]))
+
+
+def _proves_positive(dim: DimLike) -> bool:
+    return dim > 0 if isinstance(dim, int) else proves_nonnegative(dim - 1)

@@ -1,0 +1,116 @@
+"""Shared variables: inputs whose value lives between calls and that functions may update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .compiler.config import config
+from .compiler.dtypes import DTYPES, is_float
+from .compiler.graph import SharedBase, TensorType, axis_dims, creation_site, format_site
+from .runtime.errors import DtypeError, ShapeError, format_message
+from .runtime.shared import Storage
+
+
+class SharedVariable(SharedBase):
+    """A variable with a value of its own; build it with :func:`shared`."""
+
+    __slots__ = ()
+
+    def get_value(self, borrow: bool = False, return_internal_type: bool = False) -> np.ndarray:
+        """Return the value.
+
+        Parameters
+        ----------
+        borrow : bool
+            Return the storage itself: a later update changes it.  Default: a copy.
+        return_internal_type : bool
+            Accepted for Theano's sake; there is one representation.
+        """
+        value = self.storage.get()
+        return value if borrow else value.copy()
+
+    def set_value(self, new_value: Any, borrow: bool = False) -> None:
+        """Replace the value.
+
+        Parameters
+        ----------
+        new_value : array_like
+            Of this variable's dtype (numbers and lists are converted) and number of axes.
+        borrow : bool
+            Accepted for Theano's sake; the value is always copied, so storage is never aliased.
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            If the value does not fit the variable's type.
+        """
+        array = np.asarray(new_value)
+        if isinstance(new_value, (np.ndarray, np.generic)) \
+                and not np.can_cast(array.dtype, self.dtype, "safe"):
+            raise DtypeError(format_message(
+                f"A value of dtype {array.dtype} cannot be stored in the shared variable "
+                f"{self.name or '(unnamed)'} of dtype {self.dtype}.",
+                where=format_site(self.site), remedy=f"cast it: value.astype({self.dtype!r})"))
+        expected = self.type.shape
+        if array.ndim != len(expected) or any(
+                size not in (None, own) for size, own in zip(expected, array.shape)):
+            raise ShapeError(format_message(
+                f"A value of shape {array.shape} does not fit the shared variable "
+                f"{self.name or '(unnamed)'}.",
+                values=f"its type is {self.type}", where=format_site(self.site),
+                remedy="give a value with the same number of axes"))
+        self.storage.set(array.astype(self.dtype))
+
+
+def shared(value: Any, name: str | None = None, strict: bool = False,
+           allow_downcast: bool | None = None, borrow: bool = False,
+           broadcastable: Sequence[bool] | None = None,
+           shape: Sequence[int | None] | None = None) -> SharedVariable:
+    """Return a shared variable holding a copy of ``value``.
+
+    Parameters
+    ----------
+    value : array_like
+        Its dtype is kept; Python floats take ``floatX``.
+    name : str, optional
+    strict, allow_downcast, borrow
+        Accepted for Theano's sake.
+    broadcastable : sequence of bool, optional
+        Axes whose length is fixed to 1, so that they broadcast.  Default: none, as in Theano.
+    shape : sequence of (int or None), optional
+        Axes of fixed size.
+
+    Raises
+    ------
+    DtypeError
+        If the value has a dtype Tetractys does not have.
+
+    Examples
+    --------
+    >>> w = shared(np.zeros(3), name="w")
+    >>> w.set_value([1.0, 2.0, 3.0])
+    >>> w.get_value()
+    array([1., 2., 3.])
+    """
+    array = np.asarray(value)
+    if not isinstance(value, (np.ndarray, np.generic)) and is_float(array.dtype.name):
+        array = array.astype(config.floatX)
+    dtype = array.dtype.newbyteorder("=").name
+    if dtype not in DTYPES:
+        raise DtypeError(format_message(
+            f"A shared variable cannot hold dtype {array.dtype}.",
+            where=format_site(creation_site()), remedy=f"use one of {', '.join(DTYPES)}"))
+    if broadcastable is not None:
+        shape = [1 if flag else None for flag in broadcastable]
+    shape = list(shape) if shape is not None else [None] * array.ndim
+    if len(shape) != array.ndim or any(s not in (None, own) for s, own in zip(shape, array.shape)):
+        raise ShapeError(format_message(
+            f"A value of shape {array.shape} contradicts the declared shape {tuple(shape)}.",
+            where=format_site(creation_site()), remedy="declare the value's own sizes, or None"))
+    variable = SharedVariable(TensorType(dtype, ()), Storage(array.astype(dtype)), name,
+                              creation_site())
+    variable.type = TensorType(dtype, axis_dims(variable, shape))
+    return variable

@@ -1,0 +1,219 @@
+"""The fast call entry: one compiled ``METH_FASTCALL`` function that serves every executable.
+
+It reads a *descriptor*, an int64 array that is the ``self`` of the callable, checks type, dtype,
+rank and layout of every argument by reading the array headers, binds and compares sizes, plans,
+allocates the results through NumPy's C interface, runs, and returns.  On any doubt it calls the
+slow callable with the same arguments, which decides, and makes the error message.
+
+The offsets of NumPy's and Python's structures are those of their public headers, and a self-test at
+first use compares them with what known objects contain; without a match, on a Python without the
+GIL, or on another Python than CPython, the slow callable is used for all calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sysconfig
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from . import cpu_entry_text as layout
+from . import cpu_poll
+from .artifact import Argument
+from .call import Executable
+from .cpu_jit import Library, assemble, link, python_functions
+
+MAX_WORDS = 8192
+"""Stack words a fast call may use; functions with more arguments and sizes take the slow path."""
+
+MAX_RANK = 32
+
+# numpy/__multiarray_api.h: slots of the table in numpy._core._multiarray_umath._ARRAY_API.
+SLOT_ARRAY_TYPE, SLOT_NEW_FROM_DESCR = 2, 94
+_METH_FASTCALL_KEYWORDS = 0x0080 | 0x0002
+
+
+class _MethodDef(ctypes.Structure):
+    """CPython's ``PyMethodDef``."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p),
+                ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+
+
+class _Descriptor(np.ndarray):
+    """The int64 words of a descriptor; its attributes keep alive what they point to."""
+
+
+_lock = threading.Lock()
+_loaded: list[tuple[Library, _MethodDef] | None] = []
+
+
+def make_entry(executable: Executable,
+               slow: Callable[..., object] | None = None) -> Callable[..., object]:
+    """Return the fastest callable for an executable.
+
+    Parameters
+    ----------
+    executable : Executable
+    slow : callable, optional
+        Called with the same arguments whenever the fast path has a doubt: by default
+        ``executable.call``; a function with several variants puts its dispatcher here.
+
+    Returns
+    -------
+    callable
+        ``slow`` itself when the executable has no fast path: it has a prologue or replaces shared
+        storage, or this Python offers none.
+    """
+    slow = executable.call if slow is None else slow
+    words = _descriptor_words(executable, slow)
+    support = _support() if words is not None else None
+    if words is None or support is None:
+        return slow
+    library, method = support
+    descriptor = np.array(words, np.int64).view(_Descriptor)
+    descriptor.flags.writeable = False
+    dtypes = [np.dtype(row.dtype) for row in _typed(executable)]
+    descriptor.kept = (executable, slow, dtypes, library)
+    new_function = ctypes.pythonapi.PyCFunction_NewEx
+    new_function.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    new_function.restype = ctypes.py_object
+    return new_function(ctypes.addressof(method), descriptor, None)
+
+
+def is_available() -> bool:
+    """Return whether this Python and NumPy have the fast path."""
+    return _support() is not None
+
+
+def _typed(executable: Executable) -> list:
+    artifact = executable.artifact
+    return [*artifact.inputs, *artifact.shared, *artifact.outputs]
+
+
+def _descriptor_words(executable: Executable, slow: Callable[..., object]) -> list[int] | None:
+    """Return the descriptor, or None when the executable needs the slow path."""
+    artifact = executable.artifact
+    rows = _argument_rows((*artifact.inputs, *artifact.shared), artifact.symbol_count)
+    outputs = [word for output in artifact.outputs
+               for word in (id(np.dtype(output.dtype)), output.rank)]
+    constants = [array.ctypes.data for array in executable.constants]
+    result_count = 1 + sum(output.rank for output in artifact.outputs)
+    if rows is None or artifact.prologue is not None \
+            or any(o.shared is not None or o.rank > MAX_RANK for o in artifact.outputs) \
+            or len(executable.storages) != executable.locks.count \
+            or len(rows) + 2 * len(outputs) + len(constants) + result_count > MAX_WORDS:
+        return None
+    cells = [id(storage.cell) for storage in executable.storages]
+    words = [0] * layout.ROWS
+    words[layout.SLOW] = id(slow)
+    words[layout.CONTROL] = executable.control.ctypes.data
+    words[layout.PLAN], words[layout.RUN] = executable.code.plan, executable.code.run
+    words[layout.INPUTS], words[layout.SHARED] = len(artifact.inputs), len(cells)
+    words[layout.OUTPUTS], words[layout.CONSTANTS] = len(artifact.outputs), len(constants)
+    words[layout.SYMBOLS], words[layout.RESULTS] = artifact.symbol_count, result_count
+    words[layout.SINGLE], words[layout.WRITES] = executable.single, executable.writes
+    words += rows
+    for start, section in ((layout.CELLS, cells), (layout.LOCKS, list(executable.locks.words)),
+                           (layout.OUTPUT_ROWS, outputs), (layout.CONSTANT_ROWS, constants)):
+        words[start] = len(words)
+        words += section
+    return words
+
+
+def _argument_rows(arguments: Sequence[Argument], symbol_count: int) -> list[int] | None:
+    """Return the rows that say what each argument must be, or None when a size stays unbound."""
+    rows: list[int] = []
+    bound: set[int] = set()
+    for argument in arguments:
+        dtype = np.dtype(argument.dtype)
+        rows += [id(dtype), dtype.num, dtype.itemsize, len(argument.axes)]
+        for axis in argument.axes:
+            symbol = -axis - 1
+            rows.append(axis if axis >= 0 else ~(2 * symbol + (symbol in bound)))
+            if axis < 0:
+                bound.add(symbol)
+    return rows if bound == set(range(symbol_count)) else None
+
+
+def _support() -> tuple[Library, _MethodDef] | None:
+    if not _loaded:
+        with _lock:
+            if not _loaded:
+                _loaded.append(_load())
+    return _loaded[0]
+
+
+def _load() -> tuple[Library, _MethodDef] | None:
+    table = _array_table()
+    if platform.python_implementation() != "CPython" or table is None \
+            or sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_holds(table):
+        return None
+    poll = cpu_poll.library()
+    imports = python_functions(
+        "PyObject_Vectorcall", "PyList_GetItem", "PyList_New", "PyList_SetItem", "PyErr_Clear",
+        "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
+    imports |= {name: poll[name] for name in ("tx_now", "tx_take_interrupt")}
+    library = link(assemble(layout.entry_text()), imports,
+                   ("tx_entry", "tx_array_type", "tx_new_from_descr"))
+    for name, value in (("tx_array_type", id(np.ndarray)),
+                        ("tx_new_from_descr", table[SLOT_NEW_FROM_DESCR])):
+        ctypes.c_void_p.from_address(library[name]).value = value
+    return library, _MethodDef(b"tetractys_function", library["tx_entry"],
+                               _METH_FASTCALL_KEYWORDS, None)
+
+
+def _array_table() -> ctypes.Array | None:
+    """Return NumPy's table of C functions, as far as it is used here."""
+    try:
+        from numpy._core._multiarray_umath import _ARRAY_API as capsule
+    except ImportError:
+        return None
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+    return (ctypes.c_void_p * (SLOT_NEW_FROM_DESCR + 1)).from_address(get_pointer(capsule, None))
+
+
+def _layout_holds(table: ctypes.Array) -> bool:
+    """Compare the structures of known objects with the offsets that the entry reads."""
+    if object.__basicsize__ != 16 or table[SLOT_ARRAY_TYPE] != id(np.ndarray):
+        return False
+    plain = np.zeros((3, 5, 2))
+    strided = np.zeros((4, 6), "int16")[::2, 1:]
+    swapped = np.zeros(7, np.dtype("float32").newbyteorder())
+    scalar = np.array(True)
+    return all(map(_header_matches, (plain, strided, swapped, scalar))) and _makes_array(
+        table[SLOT_NEW_FROM_DESCR])
+
+
+def _header_matches(array: np.ndarray) -> bool:
+    def read(kind: type, address: int) -> int | None:
+        return kind.from_address(address).value
+
+    where, dtype = id(array), array.dtype
+    dims = read(ctypes.c_void_p, where + layout.DIMS) or 0
+    order = chr(read(ctypes.c_uint8, id(dtype) + layout.DESCR_ORDER))
+    return (
+        read(ctypes.c_void_p, where + 8) == id(np.ndarray)
+        and read(ctypes.c_void_p, where + layout.DATA) == array.ctypes.data
+        and read(ctypes.c_int, where + layout.RANK) == array.ndim
+        and all(read(ctypes.c_int64, dims + 8 * k) == n for k, n in enumerate(array.shape))
+        and read(ctypes.c_void_p, where + layout.DESCR) == id(dtype)
+        and read(ctypes.c_int, where + layout.FLAGS) & 0x0501 == array.flags.num & 0x0501
+        and read(ctypes.c_int, id(dtype) + layout.DESCR_NUMBER) == dtype.num
+        and (order in "=|") == dtype.isnative)
+
+
+def _makes_array(address: int) -> bool:
+    """Make an array through NumPy's table, and look at it."""
+    make = ctypes.PYFUNCTYPE(
+        ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.c_void_p,
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(address)
+    dtype = np.dtype("float32")
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))  # the call takes over one reference
+    made = make(np.ndarray, dtype, 2, (ctypes.c_int64 * 2)(3, 4), None, None, 0, None)
+    return type(made) is np.ndarray and made.shape == (3, 4) and made.dtype is dtype \
+        and made.flags.c_contiguous and made.flags.owndata

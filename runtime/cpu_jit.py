@@ -1,0 +1,131 @@
+"""The process-wide LLVM JIT: LLVM text in, object code out; object code in, addresses out.
+
+One LLJIT serves the process.  It is created on first use and never disposed of, so that machine
+code stays valid for threads that outlive the main thread's last statement.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from itertools import count
+
+from . import cache
+
+_lock = threading.Lock()
+_serials = count()
+_state: dict[str, object] = {}
+
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+class Library:
+    """Machine code that is linked and ready to call.
+
+    Attributes
+    ----------
+    addresses : dict of str to int
+        Of the exported symbols; valid as long as this object lives.
+    """
+
+    __slots__ = ("addresses", "_tracker")
+
+    def __init__(self, tracker: object, exports: Iterable[str]):
+        self._tracker = tracker
+        self.addresses: dict[str, int] = {name: tracker[name] for name in exports}
+
+    def __getitem__(self, name: str) -> int:
+        return self.addresses[name]
+
+
+def _binding() -> object:
+    """Import llvmlite and set up the native target, once."""
+    if "binding" not in _state:
+        import llvmlite.binding as binding
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        _state["binding"] = binding
+    return _state["binding"]
+
+
+def _jit() -> object:
+    if "jit" not in _state:
+        _state["jit"] = _binding().create_lljit_compiler()
+    return _state["jit"]
+
+
+def assemble(text: str) -> bytes:
+    """Compile LLVM text of the runtime's own support code to an object file.
+
+    The code is generic (no optional CPU features), and kept in the disk cache.
+    """
+    import llvmlite
+    key = f"support {llvmlite.__version__} {sys.platform} {platform.machine()} " + hashlib.sha256(
+        text.encode()).hexdigest()
+    code = cache.read(key)
+    if code is None:
+        with _lock:
+            code = _compile(text)
+        cache.write(key, code)
+    return code
+
+
+def _compile(text: str) -> bytes:
+    binding = _binding()
+    machine = binding.Target.from_default_triple().create_target_machine(
+        opt=2, reloc="pic", codemodel="default")
+    module = binding.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    builder = binding.create_pass_builder(
+        machine, binding.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module)
+
+
+def link(code: bytes, imports: Mapping[str, int], exports: Iterable[str]) -> Library:
+    """Load an object file into the process.
+
+    Parameters
+    ----------
+    code : bytes
+    imports : mapping of str to int
+        Addresses of everything the code calls.
+    exports : iterable of str
+        The symbols whose addresses are wanted.
+
+    Raises
+    ------
+    RuntimeError
+        When the code is not an object file for this machine, or misses a symbol.
+    """
+    exports = tuple(exports)
+    with _lock:
+        jit = _jit()
+        builder = _binding().JITLibraryBuilder().add_object_img(code)
+        for name, address in imports.items():
+            builder.import_symbol(name, address)
+        for name in exports:
+            builder.export_symbol(name)
+        return Library(builder.link(jit, f"tetractys-{next(_serials)}"), exports)
+
+
+def address_of(function: object) -> int:
+    """Return the address of a ctypes function."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def python_functions(*names: str) -> dict[str, int]:
+    """Return the addresses of functions of Python's stable C interface."""
+    return {name: address_of(getattr(ctypes.pythonapi, name)) for name in names}
+
+
+def system_functions(*names: str) -> dict[str, int]:
+    """Return the addresses of functions of the C library (of kernel32 on Windows)."""
+    library = ctypes.WinDLL("kernel32") if sys.platform == "win32" else ctypes.CDLL(None)
+    return {name: address_of(getattr(library, name)) for name in names}

@@ -1,0 +1,451 @@
+"""``tx_parallel_for``: a pool of worker threads for the parallel loops of compiled code.
+
+Workers are Python daemon threads inside a JIT-compiled wait loop, with the GIL released.  A worker
+spins for some tens of microseconds after a region, so that the next one starts at once, and then
+sleeps on a condition variable.
+
+A *region* publishes its loop, makes ``generation`` odd, takes chunks from a shared counter beside
+the workers that join, makes ``generation`` even and waits until no worker is ``active``.  A worker
+joins by raising ``active`` and looking at ``generation`` once more: either it sees the region
+closed, or the caller sees it active.  So nobody waits for a worker that never came.
+
+Chunks depend on the loop only, never on the number of threads, hence neither do results.  A region
+inside another one, or beside one of another Python thread, runs serially in its own thread.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import ctypes
+import os
+import sys
+import threading
+import warnings
+
+from . import blas, cpu_poll
+from .cpu_jit import IS_X86, Library, address_of, assemble, link, system_functions
+
+SPIN_TICKS = max(1, cpu_poll.TICKS_PER_MS * 30 // 1000)
+"""How long an idle worker spins before it sleeps: about 30 microseconds."""
+
+MAX_CHUNKS = 512
+"""Most chunks of one region: enough to balance the load, few enough to cost nothing."""
+
+_SLEEP_POSIX = """
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
+declare i32 @sched_yield()
+define internal void @yield() { %r = call i32 @sched_yield() ret void }
+"""
+# Elsewhere a sleeping worker looks again every millisecond; the caller never waits for it.
+_SLEEP_WINDOWS = """
+declare i32 @SwitchToThread()
+declare void @Sleep(i32)
+define internal i32 @pthread_mutex_init(ptr %m, ptr %a) { ret i32 0 }
+define internal i32 @pthread_cond_init(ptr %c, ptr %a) { ret i32 0 }
+define internal i32 @pthread_mutex_lock(ptr %m) { ret i32 0 }
+define internal i32 @pthread_mutex_unlock(ptr %m) { ret i32 0 }
+define internal i32 @pthread_cond_wait(ptr %c, ptr %m) { call void @Sleep(i32 1) ret i32 0 }
+define internal i32 @pthread_cond_broadcast(ptr %c) { ret i32 0 }
+define internal void @yield() { %r = call i32 @SwitchToThread() ret void }
+"""
+_PAUSE = "call void @llvm.x86.sse2.pause()" if IS_X86 else "fence seq_cst"
+
+_TEXT = """
+@started = internal global i64 0, align 64
+@workers = internal global i64 0
+@stop = internal global i64 0
+@busy = internal global i64 0, align 64
+@body = internal global ptr null, align 64
+@frame = internal global ptr null
+@count = internal global i64 0
+@chunk = internal global i64 0
+@chunks = internal global i64 0
+@next = internal global i64 0, align 64
+@generation = internal global i64 0, align 64
+@active = internal global i64 0, align 64
+@sleepers = internal global i64 0, align 64
+@mutex = internal global [128 x i8] zeroinitializer, align 64
+@condition = internal global [128 x i8] zeroinitializer, align 64
+
+declare i64 @tx_now()
+declare void @tx_start_workers()
+declare i64 @llvm.smax.i64(i64, i64)
+declare i64 @llvm.smin.i64(i64, i64)
+
+define void @tx_parallel_for(ptr %body, ptr %frame, i64 %count, i64 %grain) {
+  %some = icmp sgt i64 %count, 0
+  br i1 %some, label %shape, label %done
+shape:
+  %grain.low = call i64 @llvm.smax.i64(i64 %grain, i64 1)
+  %unit = call i64 @llvm.smin.i64(i64 %grain.low, i64 %count)
+  %count.less = sub i64 %count, 1
+  %units.less = udiv i64 %count.less, %unit
+  %group.less = udiv i64 %units.less, MAX_CHUNKS
+  %group = add i64 %group.less, 1
+  %chunk = mul i64 %group, %unit
+  %chunks.less = udiv i64 %count.less, %chunk
+  %chunks = add i64 %chunks.less, 1
+  %single = icmp eq i64 %chunks, 1
+  br i1 %single, label %serial, label %many
+many:
+  %started = load atomic i64, ptr @started acquire, align 8
+  %cold = icmp eq i64 %started, 0
+  br i1 %cold, label %start, label %ready
+start:
+  call void @tx_start_workers()
+  br label %ready
+ready:
+  %workers = load atomic i64, ptr @workers monotonic, align 8
+  %alone = icmp eq i64 %workers, 0
+  br i1 %alone, label %serial, label %claim
+claim:
+  %claimed = cmpxchg ptr @busy, i64 0, i64 1 acquire monotonic, align 8
+  %mine = extractvalue { i64, i1 } %claimed, 1
+  br i1 %mine, label %open, label %serial
+open:
+  store ptr %body, ptr @body
+  store ptr %frame, ptr @frame
+  store i64 %count, ptr @count
+  store i64 %chunk, ptr @chunk
+  store i64 %chunks, ptr @chunks
+  store atomic i64 0, ptr @next monotonic, align 8
+  %opened = atomicrmw add ptr @generation, i64 1 seq_cst, align 8
+  %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
+  %asleep = icmp ne i64 %sleepers, 0
+  br i1 %asleep, label %wake, label %work
+wake:
+  call void @wake_all()
+  br label %work
+work:
+  call void @drain()
+  %closed = atomicrmw add ptr @generation, i64 1 seq_cst, align 8
+  br label %wait
+wait:
+  %tries = phi i64 [ 0, %work ], [ %tries.next, %again ]
+  %active = load atomic i64, ptr @active seq_cst, align 8
+  %idle = icmp eq i64 %active, 0
+  br i1 %idle, label %release, label %patience
+patience:
+  %tries.next = add i64 %tries, 1
+  %long = icmp ugt i64 %tries, 2000
+  br i1 %long, label %give, label %spin
+give:
+  call void @yield()
+  br label %again
+spin:
+  PAUSE
+  br label %again
+again:
+  br label %wait
+release:
+  store atomic i64 0, ptr @busy release, align 8
+  ret void
+serial:
+  %begin = phi i64 [ 0, %shape ], [ 0, %ready ], [ 0, %claim ], [ %end, %serial ]
+  %stop.at = add i64 %begin, %chunk
+  %end = call i64 @llvm.smin.i64(i64 %stop.at, i64 %count)
+  call void %body(ptr %frame, i64 %begin, i64 %end)
+  %more = icmp slt i64 %end, %count
+  br i1 %more, label %serial, label %done
+done:
+  ret void
+}
+
+define internal void @drain() {
+  %body = load ptr, ptr @body
+  %frame = load ptr, ptr @frame
+  %count = load i64, ptr @count
+  %chunk = load i64, ptr @chunk
+  %chunks = load i64, ptr @chunks
+  br label %take
+take:
+  %index = atomicrmw add ptr @next, i64 1 monotonic, align 8
+  %some = icmp slt i64 %index, %chunks
+  br i1 %some, label %run, label %done
+run:
+  %begin = mul i64 %index, %chunk
+  %stop.at = add i64 %begin, %chunk
+  %end = call i64 @llvm.smin.i64(i64 %stop.at, i64 %count)
+  call void %body(ptr %frame, i64 %begin, i64 %end)
+  br label %take
+done:
+  ret void
+}
+
+define internal void @wake_all() {
+  %a = call i32 @pthread_mutex_lock(ptr @mutex)
+  %b = call i32 @pthread_cond_broadcast(ptr @condition)
+  %c = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+
+define void @tx_worker() {
+entry:
+  br label %idle
+idle:
+  %last = phi i64 [ 0, %entry ], [ %seen, %leave ], [ %last.now, %resume ], [ %generation, %late ]
+  %since = call i64 @tx_now()
+  br label %look
+look:
+  %stop = load atomic i64, ptr @stop acquire, align 8
+  %stopped = icmp ne i64 %stop, 0
+  br i1 %stopped, label %quit, label %watch
+watch:
+  %generation = load atomic i64, ptr @generation acquire, align 8
+  %new = call i1 @is_new(i64 %generation, i64 %last)
+  br i1 %new, label %join, label %spin
+spin:
+  PAUSE
+  %now = call i64 @tx_now()
+  %spent = sub i64 %now, %since
+  %tired = icmp sgt i64 %spent, SPIN_TICKS
+  br i1 %tired, label %sleep, label %look
+sleep:
+  %last.now = phi i64 [ %last, %spin ]
+  call void @doze(i64 %last)
+  br label %resume
+resume:
+  br label %idle
+join:
+  %seen = phi i64 [ %generation, %watch ]
+  %before = atomicrmw add ptr @active, i64 1 seq_cst, align 8
+  %again = load atomic i64, ptr @generation seq_cst, align 8
+  %open = icmp eq i64 %again, %seen
+  br i1 %open, label %work, label %late
+late:
+  %undo = atomicrmw sub ptr @active, i64 1 seq_cst, align 8
+  br label %idle
+work:
+  call void @drain()
+  br label %leave
+leave:
+  %after = atomicrmw sub ptr @active, i64 1 seq_cst, align 8
+  br label %idle
+quit:
+  ret void
+}
+
+define internal i1 @is_new(i64 %generation, i64 %last) alwaysinline {
+  %odd = trunc i64 %generation to i1
+  %other = icmp ne i64 %generation, %last
+  %new = and i1 %odd, %other
+  ret i1 %new
+}
+
+define internal void @doze(i64 %last) {
+  %a = call i32 @pthread_mutex_lock(ptr @mutex)
+  %b = atomicrmw add ptr @sleepers, i64 1 seq_cst, align 8
+  %generation = load atomic i64, ptr @generation seq_cst, align 8
+  %new = call i1 @is_new(i64 %generation, i64 %last)
+  %stop = load atomic i64, ptr @stop seq_cst, align 8
+  %stopped = icmp ne i64 %stop, 0
+  %awake = or i1 %new, %stopped
+  br i1 %awake, label %done, label %wait
+wait:
+  %c = call i32 @pthread_cond_wait(ptr @condition, ptr @mutex)
+  br label %done
+done:
+  %d = atomicrmw sub ptr @sleepers, i64 1 seq_cst, align 8
+  %e = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+
+define void @tx_pool_reset() {
+  store i64 0, ptr @workers
+  store i64 0, ptr @stop
+  store i64 0, ptr @busy
+  store i64 0, ptr @generation
+  store i64 0, ptr @active
+  store i64 0, ptr @sleepers
+  %a = call i32 @pthread_mutex_init(ptr @mutex, ptr null)
+  %b = call i32 @pthread_cond_init(ptr @condition, ptr null)
+  store atomic i64 0, ptr @started release, align 8
+  ret void
+}
+
+define void @tx_pool_start(i64 %workers) {
+  store atomic i64 %workers, ptr @workers monotonic, align 8
+  store atomic i64 1, ptr @started release, align 8
+  ret void
+}
+
+define void @tx_pool_stop() {
+  store atomic i64 0, ptr @workers monotonic, align 8
+  store atomic i64 1, ptr @stop seq_cst, align 8
+  call void @wake_all()
+  ret void
+}
+
+define void @tx_pool_prepare() {
+  store atomic i64 0, ptr @stop seq_cst, align 8
+  ret void
+}
+
+define void @tx_pool_forget() {
+  store atomic i64 0, ptr @started release, align 8
+  ret void
+}
+"""
+
+_lock = threading.RLock()
+_threads: list[threading.Thread] = []
+_wanted: list[int] = []
+_loaded: list[Library] = []
+_closed: list[bool] = []
+_VOID = ctypes.CFUNCTYPE(None)
+
+
+def library() -> Library:
+    """Return the loaded code, which exports ``tx_parallel_for``."""
+    if not _loaded:
+        with _lock:
+            if not _loaded:
+                _loaded.append(_load())
+    return _loaded[0]
+
+
+def _load() -> Library:
+    if sys.platform == "win32":
+        sleep, names = _SLEEP_WINDOWS, ("SwitchToThread", "Sleep")
+    else:
+        sleep, names = _SLEEP_POSIX, (
+            "pthread_mutex_init", "pthread_cond_init", "pthread_mutex_lock",
+            "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast", "sched_yield")
+    declaration = "declare void @llvm.x86.sse2.pause()" if IS_X86 else ""
+    text = declaration + sleep + _TEXT.replace("PAUSE", _PAUSE).replace("MAX_CHUNKS", str(MAX_CHUNKS)).replace(
+        "SPIN_TICKS", str(SPIN_TICKS))
+    imports = system_functions(*names) | {
+        "tx_now": cpu_poll.library()["tx_now"], "tx_start_workers": address_of(_start_callback)}
+    loaded = link(assemble(text), imports, (
+        "tx_parallel_for", "tx_worker", "tx_pool_reset", "tx_pool_prepare", "tx_pool_start",
+        "tx_pool_stop", "tx_pool_forget"))
+    _VOID(loaded["tx_pool_reset"])()
+    atexit.register(_close)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+    return loaded
+
+
+def _start_workers() -> None:
+    """Start the pool; compiled code calls this at its first parallel region."""
+    try:
+        with _lock:
+            if _threads or _closed:
+                return
+            loop = _VOID(library()["tx_worker"])
+            _VOID(library()["tx_pool_prepare"])()
+            for index in range(1, get_num_threads()):
+                thread = threading.Thread(target=loop, daemon=True, name=f"tetractys-{index}")
+                try:
+                    thread.start()
+                except RuntimeError:  # the system's limit of threads: do with those there are
+                    break
+                _threads.append(thread)
+            _announce(len(_threads))
+    except KeyboardInterrupt:
+        # A callback cannot raise through compiled code: deliver the signal again, after it.
+        _thread.interrupt_main()
+
+
+_start_callback = _VOID(_start_workers)
+
+
+def _announce(workers: int) -> None:
+    """Tell compiled code that the pool has started, with this many workers."""
+    ctypes.CFUNCTYPE(None, ctypes.c_int64)(library()["tx_pool_start"])(workers)
+
+
+def _stop_workers() -> None:
+    """Let all workers return, and wait for them."""
+    if not _threads:
+        return
+    _VOID(library()["tx_pool_stop"])()
+    for thread in _threads:
+        thread.join()
+    _threads.clear()
+
+
+def _close() -> None:
+    with _lock:
+        _stop_workers()
+        _closed.append(True)
+        _announce(0)
+
+
+def _after_fork() -> None:
+    """Forget, in the child of a fork, the threads that live only in the parent."""
+    global _lock
+    _lock = threading.RLock()
+    _threads.clear()
+    _VOID(_loaded[0]["tx_pool_reset"])()
+
+
+def get_num_threads() -> int:
+    """Return how many threads a parallel loop uses, the calling one included.
+
+    ``set_num_threads`` decides, else ``TETRACTYS_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the
+    number of CPUs this process may use (affinity and control group).
+    """
+    if not _wanted:
+        _wanted.append(_default_threads())
+    return _wanted[0]
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads a parallel loop uses, the calling one included; BLAS too.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise ValueError(f"the number of threads must be an integer from 1 to 1024, not {threads!r}")
+    with _lock:
+        if threads != get_num_threads():
+            _stop_workers()
+            _wanted[:] = [threads]
+            if _loaded:
+                _VOID(_loaded[0]["tx_pool_forget"])()
+        blas.set_num_threads(threads)
+
+
+def _default_threads() -> int:
+    for name in ("TETRACTYS_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "").split(",")[0].strip()
+        if text.isdecimal() and 1 <= int(text) <= 1024:
+            return int(text)
+        if text:
+            warnings.warn(f"{name}={text!r} is not a number of threads: ignored",
+                          RuntimeWarning, stacklevel=2)
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, _cpu_quota(), 1024))
+
+
+def _cpu_quota() -> int:
+    """Return the CPUs the control group grants, rounded up; a large number without a limit."""
+    unlimited = 1024
+    for quota_file, period_file in (
+            ("/sys/fs/cgroup/cpu.max", None),
+            ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+        try:
+            with open(quota_file) as file:
+                words = file.read().split()
+            if period_file is not None:
+                with open(period_file) as file:
+                    words += file.read().split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # no such file, or the word "max": no limit
+            continue
+        if quota > 0 and period > 0:
+            return -(-quota // period)
+    return unlimited

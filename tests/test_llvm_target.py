@@ -1,0 +1,595 @@
+"""The CPU target: hand-built programs compiled to machine code agree with the interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+from itertools import count
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from scipy_openblas32 import get_lib_dir
+
+from tetractys.compiler.dims import Symbol, as_dim
+from tetractys.compiler.dtypes import DTYPES, FLOATS, SIZES
+from tetractys.compiler.loop.ir import (
+    Accumulate, Buffer, Check, For, Index, Let, Load, Local, Nest, Scalar, Store,
+)
+from tetractys.compiler.loop.scalar import SCALARS, apply, const, evaluate, index, kind_of
+from tetractys.compiler.loop.walk import buffers_read, buffers_written
+from tetractys.compiler import program as level2
+from tetractys.compiler.program import Contract, Copy, Failure, Guard, Kernel, Program, View, whole
+from tetractys.compiler.program_interpret import run_program
+from tetractys.compiler.program_verify import verify_program
+from tetractys.compiler.target.llvm import LlvmOptions, compile_program
+from tetractys.compiler.target.llvm_scalar import EMITTERS
+from tetractys.runtime.artifact import INTERRUPTED, Artifact
+from tetractys.runtime.errors import IndexOutOfRangeError
+
+_I64 = ctypes.c_int64
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _I64, _I64)
+REGIONS: list[tuple[int, int]] = []
+POLLS: list[int] = [0]
+_LIBRARIES = count()
+
+
+@ctypes.CFUNCTYPE(None, _TASK, ctypes.c_void_p, _I64, _I64)
+def _parallel_for(task, frame, count, grain):
+    """Run the chunks last to first: any order must do."""
+    REGIONS.append((count, grain))
+    for begin in reversed(range(0, count, grain)):
+        task(frame, begin, min(count, begin + grain))
+
+
+@ctypes.CFUNCTYPE(_I64)
+def _poll():
+    POLLS.append(POLLS[0])
+    return POLLS[0]
+
+
+def _address(function) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+class Loaded:
+    """An artifact in memory, called as the runtime calls it."""
+
+    jit = None
+
+    def __init__(self, artifact: Artifact):
+        self.artifact = artifact
+        if Loaded.jit is None:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            Loaded.jit = llvm.create_lljit_compiler()
+            Loaded.blas = ctypes.CDLL(f"{get_lib_dir()}/libscipy_openblas.so")
+        known = {"tx_parallel_for": _address(_parallel_for), "tx_poll": _address(_poll)}
+        builder = llvm.JITLibraryBuilder().add_object_img(artifact.code).add_current_process()
+        for name in artifact.externals:
+            routine = known.get(name) or _address(getattr(Loaded.blas, f"scipy_{name}"))
+            builder.import_symbol(name, routine)
+        builder.export_symbol("tx_plan").export_symbol("tx_run")
+        self.tracker = builder.link(Loaded.jit, f"library{next(_LIBRARIES)}")
+        self.plan = ctypes.CFUNCTYPE(_I64, *[ctypes.c_void_p] * 2)(self.tracker["tx_plan"])
+        self.run = ctypes.CFUNCTYPE(_I64, *[ctypes.c_void_p] * 4)(self.tracker["tx_run"])
+
+    def symbols(self, arrays, extra):
+        """Return the symbols' values, from the arguments' axes."""
+        values = [None] * self.artifact.symbol_count
+        arguments = (*self.artifact.inputs, *self.artifact.shared)
+        for argument, array in zip(arguments, arrays, strict=True):
+            assert array.dtype == argument.dtype and array.flags.c_contiguous
+            for axis, size in zip(argument.axes, array.shape, strict=True):
+                if axis < 0 and values[-axis - 1] is None:
+                    values[-axis - 1] = size
+                assert size == (axis if axis >= 0 else values[-axis - 1])
+        first = next((k for k, value in enumerate(values) if value is None), len(values))
+        values[first:] = extra
+        assert None not in values
+        return np.array(values + [0], np.int64)
+
+    def __call__(self, *arrays, extra=()):
+        """Return ``(result of run or plan, outputs, status)``."""
+        symbols = self.symbols(arrays, list(extra))
+        results = np.zeros(1 + sum(output.rank for output in self.artifact.outputs), np.int64)
+        planned = self.plan(symbols.ctypes.data, results.ctypes.data)
+        if planned:
+            return planned, None, None
+        outputs, at = [], 1
+        for output in self.artifact.outputs:
+            outputs.append(np.full(results[at:at + output.rank], 111, output.dtype))
+            at += output.rank
+        arena = np.full(results[0] + 64, 0xA5, np.uint8)
+        constants = [np.frombuffer(c.data, c.dtype) for c in self.artifact.constants]
+        pointers = np.array([a.ctypes.data for a in (*arrays, *outputs, *constants)] + [0], np.int64)
+        status = np.zeros(2, np.int64)
+        start = arena.ctypes.data + -arena.ctypes.data % 64
+        code = self.run(symbols.ctypes.data, pointers.ctypes.data, start, status.ctypes.data)
+        return code, outputs, tuple(status.tolist())
+
+
+def kernel(nest: Nest) -> Kernel:
+    """Return the step of a nest."""
+    return Kernel(nest, buffers_read(nest), buffers_written(nest))
+
+
+def both(program: Program, *arrays, extra=(), shared=(), tolerance=1e-6):
+    """Run a program compiled and interpreted; compare; return the outputs."""
+    verify_program(program)
+    copies = [array.copy() for array in shared]
+    expected = run_program(program, arrays, copies, extra)
+    code, outputs, _ = Loaded(compile_program(program))(*arrays, *shared, extra=extra)
+    assert code == 0
+    for got, want in zip((*outputs, *shared), (*expected, *copies), strict=True):
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    return outputs
+
+
+N, M, K = (Symbol(name) for name in "nmk")
+n, m, k = map(as_dim, (N, M, K))
+
+
+def loops(*extents_and_marks):
+    """Return indices and a function that wraps a body into the loops, outermost first."""
+    symbols = [Symbol("ijklm"[at], 0, extent) for at, (extent, _) in enumerate(extents_and_marks)]
+
+    def wrap(*body):
+        for symbol, (extent, mark) in reversed(list(zip(symbols, extents_and_marks))):
+            body = (For(symbol, extent, tuple(body), mark),)
+        return body
+
+    return [as_dim(symbol) for symbol in symbols], wrap
+
+
+def elementwise_program(dtype="float32"):
+    """Return ``x * y + 1`` over symbolic ``(n, m)``."""
+    x, y = (Buffer(name, dtype, (n, m), "input") for name in "xy")
+    out = Buffer("out", dtype, (n, m), "output")
+    (i, j), wrap = loops((n, "parallel"), (m, "vector"))
+    value = apply("add", apply("mul", Load(x, (i, j)), Load(y, (i, j))), const(1, dtype))
+    nest = Nest("fma", wrap(Store(out, (i, j), value)), cost=2.0)
+    return Program("elementwise", (x, y), (), (out,), (N, M), (kernel(nest),))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0, 4), (4, 0), (1, 1), (7, 130)])
+def test_elementwise_over_symbolic_sizes(shape):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, *shape)).astype("float32")
+    out, = both(elementwise_program(), x, y)
+    np.testing.assert_allclose(out, x * y + 1, rtol=1e-6, atol=1e-6)
+
+
+def softmax_program(dtype="float32"):
+    """Return, for each row, ``x - max(x)`` and the sum of its squares."""
+    x = Buffer("x", dtype, (n, m), "input")
+    out, norm = Buffer("out", dtype, (n, m), "output"), Buffer("norm", dtype, (n,), "output")
+    top, total = Local("top", dtype), Local("total", dtype)
+    (i,), rows = loops((n, "parallel"))
+    (j,), first = loops((m, "vector"))
+    (j2,), second = loops((m, "vector"))
+    centred = apply("sub", Load(x, (i, j2)), top)
+    nest = Nest("rows", rows(
+        Let(top, const(float("-inf"), dtype)),
+        *first(Accumulate(top, "maximum", Load(x, (i, j)))),
+        Let(total, const(0, dtype)),
+        *second(Store(out, (i, j2), centred),
+                Accumulate(total, "add", apply("mul", centred, centred))),
+        Store(norm, (i,), total)))
+    return Program("softmax", (x,), (), (out, norm), (N, M), (kernel(nest),))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(4, 33), (1, 1), (0, 3), (3, 0)])
+def test_rows_with_reductions(dtype, shape):
+    x = np.random.default_rng(1).normal(size=shape).astype(dtype)
+    out, norm = both(softmax_program(dtype), x)
+    if x.size:
+        centred = x - x.max(1, keepdims=True)
+        np.testing.assert_array_equal(out, centred)
+        np.testing.assert_allclose(norm, (centred**2).sum(1), rtol=1e-5)
+
+
+def test_maximum_propagates_nan():
+    x = np.random.default_rng(1).normal(size=(3, 100)).astype("float32")
+    x[1, 77] = np.nan
+    out, _ = both(softmax_program(), x)
+    assert np.isnan(out[1]).all() and not np.isnan(out[[0, 2]]).any()
+
+
+@pytest.mark.parametrize("combine, dtype, numpy", [
+    ("add", "int32", np.sum), ("mul", "int64", np.prod), ("minimum", "uint8", np.min),
+    ("maximum", "int8", np.max), ("and", "bool", np.all), ("or", "bool", np.any),
+    ("minimum", "float64", np.min), ("mul", "float32", np.prod)])
+def test_column_reductions(combine, dtype, numpy):
+    x = Buffer("x", dtype, (n, m), "input")
+    out = Buffer("out", dtype, (m,), "output")
+    (j,), columns = loops((m, "parallel"))
+    (i,), down = loops((n, "vector"))
+    start = {"add": 0, "mul": 1, "and": 1, "or": 0}.get(combine)
+    if start is None:
+        high = combine == "minimum"
+        info = np.finfo(dtype) if dtype in FLOATS else np.iinfo(dtype)
+        start = info.max if high else info.min
+    total = Local("total", dtype)
+    nest = Nest("columns", columns(
+        Let(total, const(start, dtype)),
+        *down(Accumulate(total, combine, Load(x, (i, j)))), Store(out, (j,), total)))
+    program = Program("columns", (x,), (), (out,), (N, M), (kernel(nest),))
+    values = np.random.default_rng(2).integers(0, 3, size=(9, 37)).astype(dtype)
+    result, = both(program, values)
+    np.testing.assert_array_equal(result, numpy(values, axis=0).astype(dtype))
+
+
+def test_accumulation_into_elements():
+    x, out = Buffer("x", "float64", (n, m), "input"), Buffer("out", "float64", (m,), "output")
+    (j0,), clear = loops((m, "vector"))
+    (i, j), add = loops((n, "serial"), (m, "vector"))
+    nest = Nest("columns", (
+        *clear(Store(out, (j0,), const(0, "float64"))),
+        *add(Accumulate(Load(out, (j,)), "add", Load(x, (i, j))))))
+    program = Program("columns", (x,), (), (out,), (N, M), (kernel(nest),))
+    values = np.random.default_rng(2).normal(size=(5, 21))
+    np.testing.assert_allclose(both(program, values)[0], values.sum(0), rtol=1e-12)
+
+
+def gather_program():
+    """Return ``x[indices]`` with a check, and an update of a shared counter after it."""
+    x = Buffer("x", "float32", (n, m), "input")
+    indices = Buffer("indices", "int64", (k,), "input")
+    counter = Buffer("counter", "int64", (), "shared")
+    out = Buffer("out", "float32", (k, m), "output")
+    at = Symbol("at")
+    (r,), rows = loops((k, "parallel"))
+    (j,), columns = loops((m, "vector"))
+    wanted = Load(indices, (r,))
+    inside = apply("and", apply("ge", wanted, const(0, "int64")),
+                   apply("lt", wanted, index(n)))
+    clamped = apply("maximum", apply("minimum", wanted, apply("sub", index(n), const(1, "int64"))),
+                    const(0, "int64"))
+    nest = Nest("gather", rows(
+        Check(inside, 1, wanted), Let(at, clamped),
+        *columns(Store(out, (r, j), Load(x, (as_dim(at), j))))))
+    count = Nest("count", (Store(counter, (), apply("add", Load(counter, ()), const(1, "int64"))),))
+    return Program("gather", (x, indices), (counter,), (out,), (N, M, K),
+                   (kernel(nest), kernel(count)),
+                   failures=(Failure("IndexOutOfRangeError", "index {value} is out of range"),),
+                   commit=1)
+
+
+def test_gather_within_bounds_commits():
+    x = np.arange(12, dtype="float32").reshape(4, 3)
+    chosen = np.array([3, 0, 0, 2])
+    counter = np.array(7)
+    out, = both(gather_program(), x, chosen, shared=(counter,))
+    np.testing.assert_array_equal(out, x[chosen])
+    assert counter == 8
+
+
+@pytest.mark.parametrize("bad", [4, -1, 2**63 - 1, -2**63])
+def test_failed_check_is_reported_before_the_commit(bad):
+    x = np.arange(12, dtype="float32").reshape(4, 3)
+    chosen = np.array([1, 2] * 30 + [bad])
+    counter = np.array(7)
+    program = gather_program()
+    code, _, status = Loaded(compile_program(program))(x, chosen, counter)
+    assert code == 1 and status == (1, bad) and counter == 7
+    with pytest.raises(IndexOutOfRangeError, match=f"index {bad} is out"):
+        run_program(program, (x, chosen), (counter,))
+
+
+def contract_program(left_strides, right_strides, sizes, add=False, dtype="float32"):
+    """Return ``out (+)= left @ right`` on views of flat buffers, with ``out`` copied from ``c``."""
+    batch, rows, columns, inner = sizes
+    lengths = [1 + sum((d - 1) * s for d, s in zip(dims, strides)) for dims, strides in (
+        ((batch, rows, inner), left_strides), ((batch, inner, columns), right_strides))]
+    left, right = (Buffer(name, dtype, (max(length, 1),), "input")
+                   for name, length in zip(("left", "right"), lengths))
+    c = Buffer("c", dtype, (batch, rows, columns), "input")
+    out = Buffer("out", dtype, (batch, rows, columns), "output")
+    steps = (Copy(c, out), Contract(
+        whole(out), View(left, 0, (batch, rows, inner), left_strides),
+        View(right, 0, (batch, inner, columns), right_strides), add))
+    return Program("contract", (left, right, c), (), (out,), (), steps), (*lengths, 0)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("left_strides, right_strides, sizes", [
+    ((20, 5, 1), (15, 3, 1), (2, 4, 3, 5)),        # both plain
+    ((20, 1, 4), (15, 1, 5), (2, 4, 3, 5)),        # both transposed
+    ((0, 9, 1), (15, 3, 1), (2, 4, 3, 5)),         # one left matrix for all, rows apart
+    ((40, 10, 2), (30, 6, 2), (2, 4, 3, 5)),       # no unit stride: loops
+    ((20, 0, 1), (15, 3, 1), (2, 4, 3, 5)),        # one row repeated: loops
+    ((5, 0, 1), (15, 3, 1), (2, 1, 3, 5)),         # one row
+    ((4, 1, 7), (3, 7, 1), (2, 4, 3, 1)),          # inner size 1
+    ((1, 1, 1), (1, 1, 1), (1, 4, 3, 0)),          # inner size 0
+    ((1, 5, 1), (1, 3, 1), (3, 0, 3, 5)),          # empty result
+])
+def test_contraction(left_strides, right_strides, sizes, dtype, add):
+    program, _ = contract_program(left_strides, right_strides, sizes, add, dtype)
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(size=[int(d) for d in b.dims]).astype(dtype) for b in program.inputs]
+    both(program, *arrays, tolerance=1e-5)
+
+
+def test_contraction_over_symbolic_sizes():
+    x, w = Buffer("x", "float64", (n, k), "input"), Buffer("w", "float64", (k, m), "input")
+    out = Buffer("out", "float64", (n, m), "output")
+    step = Contract(View(out, 0, (1, n, m), (n * m, m, 1)), View(x, 0, (1, n, k), (n * k, k, 1)),
+                    View(w, 0, (1, k, m), (k * m, m, 1)))
+    program = Program("dot", (x, w), (), (out,), (N, M, K), (step,))
+    rng = np.random.default_rng(4)
+    loaded = Loaded(compile_program(program))
+    for rows, inner, columns in [(3, 4, 5), (1, 4, 5), (3, 4, 1), (3, 1, 5), (3, 0, 5), (0, 4, 5)]:
+        a, b = rng.normal(size=(rows, inner)), rng.normal(size=(inner, columns))
+        code, (got,), _ = loaded(a, b)
+        assert code == 0
+        np.testing.assert_allclose(got, a @ b, rtol=1e-12, atol=1e-12)
+
+
+def recurrence_program():
+    """Return ``state = 0.5 * state + x[t]`` over time, through an arena temporary and an alias."""
+    x = Buffer("x", "float32", (n, m), "input")
+    out = Buffer("out", "float32", (m,), "output")
+    state = Buffer("state", "float32", (m,))
+    column = Buffer("column", "float32", (m, 1), base=state)
+    (j0,), clear = loops((m, "vector"))
+    (j,), update = loops((m, "vector"))
+    time = Symbol("t", 0, n)
+    half = apply("mul", const(0.5, "float32"), Load(column, (j, 0)))
+    step = Nest("step", update(
+        Store(state, (j,), apply("add", half, Load(x, (as_dim(time), j))))))
+    return Program(
+        "recurrence", (x,), (), (out,), (N, M),
+        (kernel(Nest("clear", clear(Store(state, (j0,), const(0, "float32"))))),
+         level2.For(time, n, (kernel(step),)), Copy(column, out)),
+        offsets={state: 64}, arena=64 + 4 * m)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_repeated_steps(steps):
+    x = np.random.default_rng(5).normal(size=(steps, 19)).astype("float32")
+    state = np.zeros(19, "float32")
+    for row in x:
+        state = np.float32(0.5) * state + row
+    np.testing.assert_allclose(both(recurrence_program(), x)[0], state, rtol=1e-6)
+
+
+def test_constants_bools_and_scalars():
+    table = Buffer("table", "bool", (3,), "constant")
+    flag = Buffer("flag", "bool", (), "output")
+    (i,), over = loops((3, "unroll"))
+    every = Local("every", "bool")
+    nest = Nest("all", (Let(every, const(True, "bool")),
+                        *over(Accumulate(every, "and", Load(table, (i,)))),
+                        Store(flag, (), every)))
+    for values in ([True] * 3, [True, False, True]):
+        program = Program("all", (), (), (flag,), (), (kernel(nest),),
+                          constants={table: np.array(values)})
+        assert both(program)[0] == all(values)
+
+
+def test_sizes_that_no_axis_binds_are_given():
+    out = Buffer("out", "int64", (n,), "output")
+    (i,), over = loops((n, "parallel"))
+    value = apply("add", index(i), index(k % 7 + (k - 20) // 6 + (i - 5) // 3))
+    nest = Nest("arange", over(Store(out, (i,), value)))
+    program = Program("arange", (), (), (out,), (N, K), (kernel(nest),))
+    assert both(program, extra=(10, 15))[0].tolist() == [
+        i + 15 % 7 + (15 - 20) // 6 + (i - 5) // 3 for i in range(10)]
+
+
+def test_guards_and_overflow_are_planned():
+    x = Buffer("x", "int8", (n, m), "input")
+    out = Buffer("out", "int8", (k - 3,), "output")
+    (i,), over = loops((k - 3, "vector"))
+    nest = Nest("fill", over(Store(out, (i,), const(1, "int8"))))
+    program = Program("plan", (x,), (), (out,), (N, M, K), (kernel(nest),),
+                      guards=(Guard(n, m, "{0} != {1}"), Guard(n * k // 2, 2 * k, "no")))
+    artifact = compile_program(program)
+    loaded = Loaded(artifact)
+    square = np.zeros((4, 4), "int8")
+    assert loaded(square, extra=(5,))[0] == 0
+    assert loaded(square[:3].copy(), extra=(5,))[0] == 1
+    assert loaded(square[:3, :3].copy(), extra=(5,))[0] == 2
+    assert loaded(square, extra=(2,))[0] == -1, "a negative size"
+    assert loaded(square, extra=(2**62,))[0] == -1, "an overflow"
+    values = {"s": [4, 3, 5], "__builtins__": {}}
+    assert [tuple(eval(side, values) for side in pair) for pair in artifact.guard_sizes] == [
+        (4, 3), (10, 10)]
+
+
+def test_arena_sizes_are_checked():
+    big = Buffer("big", "float64", (n, n))
+    out = Buffer("out", "float64", (), "output")
+    nest = Nest("corner", (Store(big, (0, 0), const(2, "float64")),
+                           Store(out, (), Load(big, (0, 0)))))
+    program = Program("big", (), (), (out,), (N,), (kernel(nest),), offsets={big: 0},
+                      arena=8 * n * n)
+    loaded = Loaded(compile_program(program))
+    assert loaded(extra=(3,))[:2] == (0, [2.0])
+    for size in (2**31, 2**32, 2**40, 2**62):
+        assert loaded(extra=(size,))[0] == -1
+
+
+def test_equal_kernels_are_compiled_once():
+    x, y = (Buffer(name, "float32", (n, m), "input") for name in "xy")
+    mid, out = Buffer("mid", "float32", (n, m)), Buffer("out", "float32", (n, m), "output")
+
+    def double(source, target):
+        (i, j), wrap = loops((n, "parallel"), (m, "vector"))
+        element = Load(source, (i, j))
+        return kernel(Nest(f"double_{source.name}",
+                           wrap(Store(target, (i, j), apply("add", element, element)))))
+
+    program = Program("twice", (x, y), (), (out,), (N, M), (double(x, mid), double(mid, out)),
+                      offsets={mid: 0}, arena=4 * n * m)
+    values = np.ones((2, 3), "float32")
+    np.testing.assert_array_equal(both(program, values, values)[0], 4 * values)
+    notes = compile_program(program, LlvmOptions(keep_text=True)).notes
+    assert "@kernel0(" in notes["llvm"] and "@kernel1(" not in notes["llvm"]
+
+
+def test_large_loops_are_cut_over_threads():
+    program = elementwise_program()
+    loaded = Loaded(compile_program(program))
+    REGIONS.clear()
+    for rows, columns in [(100, 100), (300, 400), (100_000, 1), (1, 100_000)]:
+        x = np.random.default_rng(6).normal(size=(rows, columns)).astype("float32")
+        _, (out,), _ = loaded(x, x)
+        np.testing.assert_allclose(out, x * x + 1, rtol=1e-6)
+    assert REGIONS == [(300, 21), (100_000, 8192)]
+
+
+def test_flat_chunks_are_whole_cache_lines():
+    x, out = Buffer("x", "float32", (n,), "input"), Buffer("out", "float32", (n,), "output")
+    (i,), over = loops((n, "parallel"))
+    nest = Nest("negate", over(Store(out, (i,), apply("neg", Load(x, (i,))))), cost=50.0)
+    loaded = Loaded(compile_program(Program("flat", (x,), (), (out,), (N,), (kernel(nest),))))
+    REGIONS.clear()
+    x = np.random.default_rng(7).normal(size=1001).astype("float32")
+    np.testing.assert_array_equal(loaded(x)[1][0], -x)
+    (count, grain), = REGIONS
+    assert count == 1001 and grain % 64 == 0 and grain >= 16384 / 50
+
+
+def test_long_calls_are_interrupted_between_steps():
+    x, mid = Buffer("x", "int64", (n,), "input"), Buffer("mid", "int64", (n,))
+    out = Buffer("out", "int64", (n,), "output")
+    (i,), first = loops((n, "vector"))
+    (j,), second = loops((n, "vector"))
+    steps = (kernel(Nest("a", first(Store(mid, (i,), Load(x, (i,)))), cost=1e5)),
+             kernel(Nest("b", second(Store(out, (j,), Load(mid, (j,)))), cost=1e5)))
+    program = Program("long", (x,), (), (out,), (N,), steps, commit=2,
+                      offsets={mid: 0}, arena=8 * n)
+    loaded = Loaded(compile_program(program))
+    assert "tx_poll" in loaded.artifact.externals
+    try:
+        del POLLS[1:]
+        assert loaded(np.arange(5))[0] == 0 and len(POLLS) == 1, "too short to ask"
+        assert loaded(np.arange(500))[0] == 0 and len(POLLS) == 3
+        POLLS[0] = 1
+        assert loaded(np.arange(500))[0] == INTERRUPTED and len(POLLS) == 4
+    finally:
+        POLLS[0] = 0
+
+
+def test_argument_descriptions():
+    artifact = compile_program(gather_program())
+    assert [(a.name, a.dtype, a.axes) for a in (*artifact.inputs, *artifact.shared)] == [
+        ("x", "float32", (-1, -2)), ("indices", "int64", (-3,)), ("counter", "int64", ())]
+    assert artifact.updates_in_place and artifact.symbol_names == ("n", "m", "k")
+    assert eval(artifact.work, {"s": [10, 20, 30]}) == 30 * (20 + 1) + 1
+    assert artifact.failures == (("IndexOutOfRangeError", "index {value} is out of range"),)
+
+
+@pytest.mark.parametrize("what, program", [
+    ("elementwise", elementwise_program()), ("reduction", softmax_program())])
+def test_loops_are_vectorised(what, program):
+    text = compile_program(program, LlvmOptions(keep_text=True)).notes["llvm"]
+    assert " x float>" in text
+
+
+EDGES = {"b": [False, True],
+         "f": [0.0, -0.0, 1.0, -1.5, 2.5, -2.5, 1e-40, 127.5, 3e9, -3e9, 1e20, float("inf"),
+               float("-inf"), float("nan"), 255.9, -0.5]}
+
+
+def edge_values(dtype):
+    """Return values of a dtype at which operations go wrong."""
+    if kind_of(dtype) != "i":
+        return np.array(EDGES[kind_of(dtype)], dtype)
+    info = np.iinfo(dtype)
+    plain = [0, 1, 2, 3, 5, 7, 31, 100, info.max, info.max - 1, info.min, info.min + 1]
+    return np.array(plain + ([-1, -2, -3, -7] if info.min else []), dtype)
+
+
+def scalar_cases():
+    """Yield each primitive with each dtype it takes, and each dtype it gives."""
+    for row in SCALARS.values():
+        for dtype in DTYPES:
+            if kind_of(dtype) not in row.accepts or row.name == "mulhi" and dtype != "uint32":
+                continue
+            results = [dtype]
+            if row.result == "bool":
+                results = ["bool"]
+            elif row.name == "cast":
+                results = list(DTYPES)
+            elif row.name == "bitcast":
+                results = [d for d in DTYPES if SIZES[d] == SIZES[dtype] and d != "bool"]
+            yield from ((row.name, dtype, result) for result in results)
+
+
+def scalar_program(name, dtype, result, operands):
+    """Return a program that applies a primitive to constant columns."""
+    size = len(operands[0])
+    buffers = [Buffer(f"x{at}", str(o.dtype), (size,), "input") for at, o in enumerate(operands)]
+    out = Buffer("out", result, (size,), "output")
+    (i,), over = loops((size, "vector"))
+    value = Scalar(name, tuple(Load(buffer, (i,)) for buffer in buffers), result)
+    nest = Nest(name, over(Store(out, (i,), value)))
+    return Program(name, tuple(buffers), (), (out,), (), (kernel(nest),))
+
+
+def scalar_operands(name, dtype):
+    """Return columns that hold all combinations of edge values."""
+    values = edge_values(dtype)
+    columns = [values] * SCALARS[name].arity
+    if name == "select":
+        columns = [np.array([False, True]), values, values]
+    elif name == "fma":
+        columns = [values[:6], values, values[:6]]
+    return [np.ascontiguousarray(grid.reshape(-1)) for grid in np.meshgrid(*columns)]
+
+
+def merged_scalar_program(cases):
+    """Return one program with an output for each case: one compilation for a whole primitive."""
+    steps, inputs, outputs, arrays = [], [], [], []
+    for name, dtype, result in cases:
+        operands = scalar_operands(name, dtype)
+        part = scalar_program(name, dtype, result, operands)
+        inputs += part.inputs
+        outputs += part.outputs
+        steps += part.steps
+        arrays += operands
+    return Program("scalars", tuple(inputs), (), tuple(outputs), (), tuple(steps)), arrays
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_primitive_equals_its_reference(name):
+    cases = [case for case in scalar_cases() if case[0] == name]
+    program, arrays = merged_scalar_program(cases)
+    code, outputs, _ = Loaded(compile_program(program))(*arrays)
+    assert code == 0
+    at = 0
+    for (_, dtype, result), got in zip(cases, outputs, strict=True):
+        operands = arrays[at:at + SCALARS[name].arity]
+        at += SCALARS[name].arity
+        want = np.asarray(evaluate(name, operands, result))
+        assert want.dtype == got.dtype
+        if result in FLOATS and name not in ("copysign", "bitcast", "neg", "abs"):
+            np.testing.assert_allclose(got, want, rtol=1e-6 if name == "fma" else 0,
+                                       err_msg=f"{name} {dtype} -> {result}")
+        else:
+            np.testing.assert_array_equal(got.view(f"u{got.itemsize}"),
+                                          want.view(f"u{want.itemsize}"),
+                                          err_msg=f"{name} {dtype} -> {result}")
+
+
+@pytest.mark.parametrize("name", ["floordiv", "mod"])
+@pytest.mark.parametrize("divisor", [8, 7, -3, -1, 0, 1])
+def test_division_by_a_literal(name, divisor):
+    values = edge_values("int32")
+    x, out = (Buffer(title, "int32", (len(values),), role)
+              for title, role in (("x", "input"), ("out", "output")))
+    (i,), over = loops((len(values), "serial"))
+    value = apply(name, Load(x, (i,)), const(divisor, "int32"))
+    program = Program(name, (x,), (), (out,), (), (
+        kernel(Nest(name, over(Store(out, (i,), value)))),))
+    got = Loaded(compile_program(program))(values)[1][0]
+    np.testing.assert_array_equal(got, evaluate(name, [values, np.int32(divisor)], "int32"))
+
+
+def test_every_primitive_has_an_emitter():
+    assert set(EMITTERS) == set(SCALARS)

@@ -1,0 +1,277 @@
+"""The worker pool: every chunk once, the same chunks for any number of threads, no hangs."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tetractys.runtime import blas, cpu_threads
+from tetractys.runtime.cpu_jit import assemble, link
+
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+# Adds 1 to frame[0][begin:end] and counts chunks: marks[begin] = end; `work` repeats the adding.
+TEXT = """
+declare void @tx_parallel_for(ptr, ptr, i64, i64)
+define internal void @body(ptr %frame, i64 %begin, i64 %end) {
+entry:
+  %data = load ptr, ptr %frame
+  %marks.at = getelementptr ptr, ptr %frame, i64 1
+  %marks = load ptr, ptr %marks.at
+  %work.at = getelementptr i64, ptr %frame, i64 2
+  %work = load i64, ptr %work.at
+  %nested.at = getelementptr ptr, ptr %frame, i64 3
+  %nested = load ptr, ptr %nested.at
+  %mark = getelementptr i64, ptr %marks, i64 %begin
+  store i64 %end, ptr %mark
+  br label %loop
+loop:
+  %i = phi i64 [ %begin, %entry ], [ %i.next, %added ]
+  %more = icmp slt i64 %i, %end
+  br i1 %more, label %one, label %done
+one:
+  %at = getelementptr i64, ptr %data, i64 %i
+  br label %add
+add:
+  %k = phi i64 [ 0, %one ], [ %k.next, %add ]
+  %old = load volatile i64, ptr %at
+  %step = icmp eq i64 %k, 0
+  %unit = zext i1 %step to i64
+  %new = add i64 %old, %unit
+  store volatile i64 %new, ptr %at
+  %k.next = add i64 %k, 1
+  %again = icmp slt i64 %k.next, %work
+  br i1 %again, label %add, label %added
+added:
+  %i.next = add i64 %i, 1
+  br label %loop
+done:
+  %inner = icmp ne ptr %nested, null
+  br i1 %inner, label %nest, label %leave
+nest:
+  call void @tx_parallel_for(ptr @body, ptr %nested, i64 64, i64 4)
+  br label %leave
+leave:
+  ret void
+}
+define void @go(ptr %frame, i64 %count, i64 %grain) {
+  call void @tx_parallel_for(ptr @body, ptr %frame, i64 %count, i64 %grain)
+  ret void
+}
+define void @repeat(ptr %frame, i64 %count, i64 %times) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %loop ]
+  call void @tx_parallel_for(ptr @body, ptr %frame, i64 %count, i64 1)
+  %i.next = add i64 %i, 1
+  %more = icmp slt i64 %i.next, %times
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+
+
+class Loop:
+    """A compiled parallel loop that counts its visits."""
+
+    def __init__(self):
+        imports = {"tx_parallel_for": cpu_threads.library()["tx_parallel_for"]}
+        self.library = link(assemble(TEXT), imports, ("go", "repeat"))
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        self.go, self.repeat = kind(self.library["go"]), kind(self.library["repeat"])
+
+    def frame(self, count, work=1, nested=None):
+        """Return the frame's words, and the arrays they point to."""
+        data, marks = np.zeros(max(count, 1), "int64"), np.zeros(max(count, 1), "int64")
+        inner = nested[0].ctypes.data if nested else 0
+        words = np.array([data.ctypes.data, marks.ctypes.data, work, inner], "int64")
+        return words, data, marks
+
+    def run(self, count, grain, work=1):
+        words, data, marks = self.frame(count, work)
+        self.go(words.ctypes.data, count, grain)
+        return data, marks
+
+
+@pytest.fixture(scope="module")
+def loop():
+    return Loop()
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; restored afterwards."""
+    before = cpu_threads.get_num_threads()
+    yield cpu_threads.set_num_threads
+    cpu_threads.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, -5, 1, 2, 7, 512, 513, 100_003])
+@pytest.mark.parametrize("grain", [-1, 0, 1, 3, 1000, 2 ** 62])
+def test_every_element_once_in_chunks_of_whole_grains(loop, threads, count, grain):
+    seen = []
+    for number in (1, 4):
+        threads(number)
+        data, marks = loop.run(count, grain)
+        assert np.all(data[:max(count, 0)] == 1)
+        seen.append(marks)
+    np.testing.assert_array_equal(*seen)
+    begins = np.flatnonzero(seen[0])
+    if count > 0:
+        assert len(begins) <= cpu_threads.MAX_CHUNKS
+        assert np.all(begins % max(1, min(grain, count)) == 0)
+        np.testing.assert_array_equal(seen[0][begins], [*begins[1:], count])
+
+
+def test_several_threads_take_part(threads):
+    # A Python callback as body: slow, but it can tell which thread runs it.
+    threads(3)
+    names = set()
+
+    def body(frame, begin, end):
+        names.add(threading.current_thread().name)
+        time.sleep(0.005)
+    parallel_for = ctypes.CFUNCTYPE(None, BODY, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        cpu_threads.library()["tx_parallel_for"])
+    parallel_for(BODY(body), None, 60, 1)
+    assert {"tetractys-1", "tetractys-2"} < names and len(names) == 3
+
+
+def test_many_short_regions(loop, threads):
+    for number in (2, 5, 1, 3):
+        threads(number)
+        words, data, _ = loop.frame(16)
+        loop.repeat(words.ctypes.data, 16, 20_000)
+        assert np.all(data == 20_000)
+
+
+def test_regions_after_a_pause(loop, threads):
+    threads(3)
+    for pause in (0, 1e-5, 1e-4, 2e-3) * 20:
+        time.sleep(pause)
+        assert np.all(loop.run(300, 1)[0] == 1)
+
+
+def test_nested_region_runs_serially(loop, threads):
+    threads(4)
+    inner = loop.frame(64)
+    words, data, _ = loop.frame(50, nested=inner)
+    loop.go(words.ctypes.data, 50, 50)
+    assert np.all(data == 1) and np.all(inner[1] == 1)
+
+
+def test_concurrent_regions_do_not_deadlock(loop, threads):
+    threads(2)
+    wrong = []
+
+    def work():
+        for _ in range(300):
+            if not np.all(loop.run(1000, 7, work=5)[0] == 1):
+                wrong.append(1)
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for number in (3, 1, 2, 4) * 5:
+        threads(number)
+        time.sleep(0.005)
+    for caller in callers:
+        caller.join(60)
+    assert not any(caller.is_alive() for caller in callers) and wrong == []
+
+
+def test_number_of_threads(threads):
+    threads(3)
+    assert cpu_threads.get_num_threads() == 3
+    for wrong in (0, -1, 1.5, "2", True, 10 ** 9):
+        with pytest.raises(ValueError, match="number of threads"):
+            threads(wrong)
+    assert cpu_threads.get_num_threads() == 3
+
+
+def test_blas_follows_the_number_of_threads(threads):
+    assert blas.available() and blas.core_name()
+    threads(2)
+    assert blas.get_num_threads() == min(2, blas.get_num_threads())
+    threads(1)
+    assert blas.get_num_threads() == 1
+    assert blas.address("cblas_sgemm") and blas.address("cblas_dgemm")
+    with pytest.raises(Exception, match="cblas_nothing"):
+        blas.address("cblas_nothing")
+
+
+def _python(script, **environment):
+    folder = os.path.dirname(os.path.abspath(__file__))
+    start = f"import sys; sys.path.insert(0, {folder!r})\nimport test_runtime_threads as t\n" \
+            "from tetractys.runtime import cpu_threads\nimport numpy as np\n"
+    return subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True,
+                          timeout=60, env=os.environ | environment)
+
+
+@pytest.mark.parametrize("environment, expected", [
+    ({"TETRACTYS_NUM_THREADS": "3", "OMP_NUM_THREADS": "2"}, "3"),
+    ({"TETRACTYS_NUM_THREADS": "", "OMP_NUM_THREADS": "2,4"}, "2"),
+])
+def test_number_of_threads_from_the_environment(environment, expected):
+    done = _python("print(cpu_threads.get_num_threads())", **environment)
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_bad_environment_is_reported_and_ignored():
+    done = _python("print(cpu_threads.get_num_threads() >= 1)", TETRACTYS_NUM_THREADS="many")
+    assert done.stdout.strip() == "True" and "'many' is not a number" in done.stderr
+
+
+def test_process_ends_cleanly_with_idle_and_busy_workers():
+    done = _python("""
+import threading
+loop = t.Loop()
+assert np.all(loop.run(1000, 1)[0] == 1)
+def forever():
+    while True:
+        loop.run(5000, 1, work=100)
+threading.Thread(target=forever, daemon=True).start()
+print("done")
+""", TETRACTYS_NUM_THREADS="3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_threads_start_at_the_first_region():
+    done = _python("""
+import threading
+loop = t.Loop()
+print(threading.active_count())
+loop.run(1000, 1)
+print(threading.active_count())
+""", TETRACTYS_NUM_THREADS="4")
+    assert done.stdout.split() == ["1", "4"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_pool_is_made_anew_in_the_child_of_a_fork():
+    done = _python("""
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+loop = t.Loop()
+assert np.all(loop.run(1000, 1)[0] == 1)
+stop = []
+def busy():
+    while not stop:
+        loop.run(1000, 1, work=50)
+threading.Thread(target=busy, daemon=True).start()
+for _ in range(10):
+    child = os.fork()
+    if not child:
+        good = np.all(loop.run(1000, 1)[0] == 1) and threading.active_count() == 3
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.append(1)
+print("done")
+""", TETRACTYS_NUM_THREADS="3")
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
