@@ -16,7 +16,8 @@ import numpy as np
 from ..runtime.artifact import GradientError, InternalError, format_message
 from .dims import proves_equal
 from .dtypes import is_float
-from .graph import Apply, Constant, Variable, describe, format_site, toposort
+from .graph import (
+    Apply, Constant, TensorType, Variable, describe, format_site, is_known_equal, toposort)
 from .operators import FUNCTIONS
 from .ops.op import Custom, Expand, NoDerivative, OfExpansion, Partials, Transpose
 
@@ -64,12 +65,12 @@ def vjp(outputs: Sequence[Variable], wrt: Sequence[Variable], cotangents: Sequen
     constants = {id(v) for v in consider_constant}
     order = toposort([*outputs, *known], stop=[*consider_constant, *stop])
     active = _active(order, (v for v in wrt if id(v) not in constants))
-    given = {id(v): _fit(g, v) for v, g in known.items()}
+    given = {id(v): _seed(g, v) for v, g in known.items()}
     pieces: dict[int, list[Variable]] = {}
     totals: dict[int, Variable | None] = dict(given)
     for output, cotangent in zip(outputs, cotangents):
         if cotangent is not None:
-            pieces.setdefault(id(output), []).append(_fit(_spread(cotangent, output), output))
+            pieces.setdefault(id(output), []).append(_seed(cotangent, output))
 
     def collect(variable: Variable) -> Variable | None:
         if id(variable) not in totals:
@@ -119,7 +120,7 @@ def jvp(outputs: Sequence[Variable], wrt: Sequence[Variable], tangents: Sequence
     consider_constant = tuple(consider_constant)
     for variable, tangent in zip(wrt, tangents):
         if tangent is not None and is_float(variable.dtype):
-            known[id(variable)] = _fit(_spread(tangent, variable), variable)
+            known[id(variable)] = _seed(tangent, variable)
     for variable in consider_constant:
         known.pop(id(variable), None)
     for node in toposort(outputs, stop=[*wrt, *consider_constant, *stop]):
@@ -274,7 +275,7 @@ def _sum(terms: list[Variable]) -> Variable | None:
 
 def _fit(value: Variable, like: Variable) -> Variable:
     """Return ``value`` summed over the axes along which ``like`` was broadcast, in its dtype."""
-    if value is UNDEFINED:
+    if value is UNDEFINED or value.type == like.type:
         return value
     extra = value.ndim - like.ndim
     if extra < 0:
@@ -293,11 +294,23 @@ def _fit(value: Variable, like: Variable) -> Variable:
 def _spread(value: Variable, like: Variable) -> Variable:
     """Return ``value`` broadcast to the shape of ``like`` where its own axes are shorter."""
     extra = like.ndim - value.ndim
-    if extra > 0 or any(
+    if extra > 0 or (extra == 0 and any(
             proves_equal(own, 1) and not proves_equal(wanted, 1)
-            for own, wanted in zip(value.type.dims, like.type.dims[extra:] if extra >= 0 else ())):
-        return FUNCTIONS["broadcast_to"](value, FUNCTIONS["shape"](like))
+            for own, wanted in zip(value.type.dims, like.type.dims))):
+        return _broadcast(value, like)
     return value
+
+
+def _seed(value: Variable, like: Variable) -> Variable:
+    """Return a given cotangent or tangent in exactly the type of ``like``."""
+    if not is_known_equal(value.type, TensorType(value.dtype, like.type.dims)):
+        value = _broadcast(value, like)
+    return value if value.dtype == like.dtype else FUNCTIONS["cast"](value, like.dtype)
+
+
+def _broadcast(value: Variable, like: Variable) -> Variable:
+    sizes = [FUNCTIONS["axis_size"](like, axis) for axis in range(like.ndim)]
+    return FUNCTIONS["broadcast_to"](value, sizes)
 
 
 def _no_derivative(node: Apply, derivative: NoDerivative, needed: Sequence[bool]) -> GradientError:

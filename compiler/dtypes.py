@@ -22,6 +22,17 @@ PREFIXES = {"b": "int8", "w": "int16", "i": "int32", "l": "int64", "f": "float32
 """Theano's one-letter prefixes of the constructors: ``fmatrix`` is a float32 matrix."""
 
 
+_names: dict[np.dtype, str] = {}
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    """Return the name of a NumPy dtype, whatever its byte order (NumPy computes it each time)."""
+    name = _names.get(dtype)
+    if name is None:
+        name = _names[dtype] = dtype.newbyteorder("=").name
+    return name
+
+
 def is_float(dtype: str) -> bool:
     """Return whether ``dtype`` is a floating-point type."""
     return dtype in FLOATS

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .dims import Dim, DimLike, Symbol, as_dim, proves_equal
+from .dtypes import dtype_name
+from .dims import Dim, DimLike, Symbol, as_dim, maximum, minimum, proves_equal
 from .operators import Operators
 
 if TYPE_CHECKING:
@@ -123,9 +124,6 @@ class Variable(Operators):
         """Which axes are known to have length 1."""
         return self.type.broadcastable
 
-    def __hash__(self) -> int:
-        return id(self)
-
     def __repr__(self) -> str:
         return describe(self)
 
@@ -145,7 +143,7 @@ class Constant(Variable):
     def __init__(self, data: np.ndarray, name: str | None = None):
         data = np.array(data, order="C")
         data.setflags(write=False)
-        super().__init__(TensorType(data.dtype.name, data.shape), name=name)
+        super().__init__(TensorType(dtype_name(data.dtype), data.shape), name=name)
         self.data = data
 
     @property
@@ -274,6 +272,9 @@ def describe(variable: Variable) -> str:
     """Return what a message calls a variable: its name, else its operation and type."""
     if variable.name:
         return variable.name
+    if isinstance(variable, Constant) and variable.ndim == 0:
+        value = variable.data.item()
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
     if isinstance(variable, Constant):
         text = np.array2string(variable.data, threshold=6, precision=6, separator=", ")
         return text if len(text) <= 40 else f"constant {variable.type}"
@@ -296,25 +297,24 @@ def toposort(outputs: Iterable[Variable], stop: Iterable[Variable] = ()) -> list
     """
     stops = {id(v) for v in stop}
     order: list[Apply] = []
-    done: set[int] = set()
+    done: set[Apply] = set()
     for output in outputs:
-        if output.owner is None or id(output) in stops or id(output.owner) in done:
+        if output.owner is None or id(output) in stops:
             continue
-        stack: list[tuple[Apply, int]] = [(output.owner, 0)]
+        stack = [output.owner]
         while stack:
-            node, position = stack.pop()
-            if id(node) in done:
+            node = stack[-1]
+            if node in done:
+                stack.pop()
                 continue
-            for position in range(position, len(node.inputs)):
-                source = node.inputs[position]
-                if source.owner is not None and id(source) not in stops \
-                        and id(source.owner) not in done:
-                    stack.append((node, position))
-                    stack.append((source.owner, 0))
-                    break
+            waiting = [source.owner for source in node.inputs
+                       if source.owner is not None and source.owner not in done
+                       and id(source) not in stops]
+            if waiting:
+                stack += waiting[::-1]
             else:
-                done.add(id(node))
-                order.append(node)
+                done.add(node)
+                order.append(stack.pop())
     return order
 
 
@@ -365,14 +365,23 @@ def reapply(node: Apply, inputs: tuple[Variable, ...]) -> Apply:
 # -- sizes as variables, variables as sizes --------------------------------------------------------
 
 _INTEGER_DIM = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-                "floordiv": lambda a, b: a // b if isinstance(b, int) and b > 0 else None}
+                "floordiv": lambda a, b: _quotient(a, b),
+                "minimum": minimum, "maximum": maximum}
+
+
+def _quotient(left: DimLike, right: DimLike) -> DimLike | None:
+    """Return ``left // right``; by a symbol, which may be 0, only where the division is exact."""
+    if isinstance(right, int):
+        return left // right if right > 0 else None
+    quotient = left // right
+    return quotient if proves_equal(quotient * right, left) else None
 
 
 def dim_of(variable: Variable) -> DimLike:
     """Return an integer scalar variable as a dim.
 
-    Constants give integers, sizes of tensors (``x.shape[0]``) and sums and products of them give
-    their expression; anything else gives a :class:`DataSymbol`, one per variable.
+    Constants give integers, sizes of tensors (``x.shape[0]``) and their sums, products, minima and
+    maxima give their expression; anything else gives a :class:`DataSymbol`, one per variable.
     """
     known: dict[int, DimLike | None] = {}
     for node in toposort([variable]):

@@ -208,10 +208,10 @@ class Interner:
         if found is None:
             values: dict[Symbol, DimLike] = {}
             for symbol in symbols_of(dim):
-                if symbol in self.substitution:
-                    values[symbol] = self.substitution[symbol]
-                elif isinstance(symbol, DataSymbol):
+                if isinstance(symbol, DataSymbol):
                     values[symbol] = dim_of(self._known(symbol.variable))
+                elif symbol in self.substitution:
+                    values[symbol] = self.substitution[symbol]
             found = self._dims[dim] = substitute(dim, values) if values else dim
         return found
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .numpy_names import call_function, call_ufunc
+
 if TYPE_CHECKING:
     from .graph import Variable
 
@@ -118,6 +120,14 @@ class Operators:
     def T(self) -> Variable:
         """The transpose: axes in reverse order."""
         return FUNCTIONS["transpose"](self)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Return ``np.exp(self)``, ``array * self`` and the like as graphs."""
+        return call_ufunc(FUNCTIONS, ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        """Return ``np.concatenate([self, other])``, ``np.sum(self)`` and the like as graphs."""
+        return call_function(FUNCTIONS, function, args, options)
 
     def astype(self, dtype: str) -> Variable:
         """Return ``cast(self, dtype)``."""

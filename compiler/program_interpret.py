@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..runtime import errors
+from ..runtime import artifact
 from .dims import Symbol, as_symbol, evaluate
 from .loop.interpret import run_nest
 from .loop.ir import Buffer
@@ -69,7 +69,7 @@ class _Run:
         for guard in self.program.guards:
             left, right = (evaluate(side, self.symbols) for side in (guard.left, guard.right))
             if left != right:
-                raise errors.ShapeError(guard.message.format(left, right))
+                raise artifact.ShapeError(guard.message.format(left, right))
         for number, step in enumerate(self.program.steps):
             if number == self.program.commit:
                 self.report()
@@ -110,7 +110,7 @@ class _Run:
         places = self.places(view)
         flat = self.array(view.buffer).reshape(-1)
         if places.size and not (0 <= places.min() and places.max() < flat.size):
-            raise errors.InternalError(f"a view leaves its buffer {view.buffer!r}")
+            raise artifact.InternalError(f"a view leaves its buffer {view.buffer!r}")
         if reading:
             self.require_written(view.buffer, places)
         if not places.size:
@@ -135,7 +135,7 @@ class _Run:
                 start = evaluate(self.program.offsets[root], self.symbols)
                 size = int(np.prod(shape)) * np.dtype(root.dtype).itemsize
                 if not 0 <= start <= start + size <= self.arena.size:
-                    raise errors.InternalError(f"{root!r} does not lie in the arena")
+                    raise artifact.InternalError(f"{root!r} does not lie in the arena")
                 self.arrays[root] = self.arena[start:start + size].view(root.dtype).reshape(shape)
             else:
                 self.arrays[root] = np.zeros(shape, root.dtype)
@@ -148,9 +148,10 @@ class _Run:
     def checked(self, buffer: Buffer, array: np.ndarray) -> np.ndarray:
         """Return an argument, which must be what the buffer says."""
         if array.dtype != buffer.dtype or not array.flags.c_contiguous:
-            raise errors.CallError(f"{buffer!r} got {array.dtype} strides {array.strides}")
+            raise artifact.CallError(f"{buffer!r} got {array.dtype} strides {array.strides}")
         if array.shape != self.shape(buffer):
-            raise errors.ShapeError(f"{buffer!r} got shape {array.shape}, not {self.shape(buffer)}")
+            raise artifact.ShapeError(
+                f"{buffer!r} got shape {array.shape}, not {self.shape(buffer)}")
         return array
 
     def require_written(self, buffer: Buffer, places: np.ndarray | slice) -> None:
@@ -160,7 +161,7 @@ class _Run:
             mask = self.written.get(root)
             size = self.array(root).size
             if size and (mask is None or not mask[places].all()):
-                raise errors.InternalError(f"{buffer!r} is read before it is written")
+                raise artifact.InternalError(f"{buffer!r} is read before it is written")
 
     def mark_written(self, buffer: Buffer, places: np.ndarray | slice) -> None:
         """Record that elements have values."""
@@ -173,7 +174,7 @@ class _Run:
         if self.failures:
             code, value = self.failures[0]
             failure = self.program.failures[code - 1]
-            raise getattr(errors, failure.kind)(failure.message.format(value=value))
+            raise getattr(artifact, failure.kind)(failure.message.format(value=value))
 
 
 def _bind_symbols(program: Program, arguments: Sequence[np.ndarray],
@@ -182,16 +183,16 @@ def _bind_symbols(program: Program, arguments: Sequence[np.ndarray],
     values: dict[Symbol, int] = {}
     buffers = (*program.inputs, *program.shared)
     if len(buffers) != len(arguments):
-        raise errors.CallError(f"{len(buffers)} arrays expected, {len(arguments)} given")
+        raise artifact.CallError(f"{len(buffers)} arrays expected, {len(arguments)} given")
     for buffer, array in zip(buffers, arguments):
         if array.ndim != len(buffer.dims):
-            raise errors.ShapeError(f"{buffer!r} got {array.ndim} axes")
+            raise artifact.ShapeError(f"{buffer!r} got {array.ndim} axes")
         for dim, size in zip(buffer.dims, array.shape):
             symbol = as_symbol(dim)
             if symbol is not None:
                 values.setdefault(symbol, size)
     rest = [symbol for symbol in program.symbols if symbol not in values]
     if len(rest) != len(extra):
-        raise errors.CallError(f"{len(rest)} sizes expected beside the arguments', "
+        raise artifact.CallError(f"{len(rest)} sizes expected beside the arguments', "
                                f"{len(extra)} given")
     return values | dict(zip(rest, extra))

@@ -1,9 +1,11 @@
-"""Programs as text, for ``explain`` and golden tests; equal text means equal code."""
+"""Programs as text, for ``explain``, golden tests and the cache: equal text means equal code.
+
+The contents of constants are data, not code: they are not in the text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import sha256
 
 from .loop.ir import Buffer
 from .loop.text import Names, body_text, buffer_text, dim_text
@@ -11,11 +13,7 @@ from .program import Contract, Copy, For, Kernel, Program, Step, View
 
 
 def program_text(program: Program) -> str:
-    """Return a program for people to read: its buffers, then one step (or statement) a line.
-
-    The contents of constants are represented by a digest, so that the text determines the code and
-    what it computes.
-    """
+    """Return a program for people to read: its buffers, then one step (or statement) a line."""
     names = Names(canonical=False)
     lines = [f"program {program.name}"]
     for symbol in program.symbols:
@@ -23,7 +21,7 @@ def program_text(program: Program) -> str:
         lines.append(f"  size {names(symbol)}{lower}")
     declared = dict.fromkeys((*program.inputs, *program.shared, *program.outputs,
                               *program.constants))
-    lines += ["  " + buffer_text(buffer, names) + _digest(program, buffer) for buffer in declared]
+    lines += ["  " + buffer_text(buffer, names) for buffer in declared]
     for guard in program.guards:
         left, right = dim_text(guard.left, names), dim_text(guard.right, names)
         lines.append(f"  guard {left} == {right}: {guard.message!r}")
@@ -37,12 +35,6 @@ def program_text(program: Program) -> str:
             lines.append("  commit")
         lines += ["  " + line for line in _step_lines(step, names)]
     return "\n".join(lines)
-
-
-def _digest(program: Program, buffer: Buffer) -> str:
-    if buffer not in program.constants:
-        return ""
-    return f" = sha256:{sha256(program.constants[buffer].tobytes()).hexdigest()}"
 
 
 def _step_lines(step: Step, names: Names) -> Iterator[str]:
@@ -74,11 +66,3 @@ def _view_text(view: View, names: Names) -> str:
 def step_text(step: Step) -> str:
     """Return one step in a line, for messages."""
     return next(_step_lines(step, Names(canonical=False)))
-
-
-def program_key(program: Program) -> str:
-    """Return a digest of everything the compiled code and its behaviour depend on.
-
-    Names of buffers and symbols are part of it: they appear in messages.
-    """
-    return sha256(program_text(program).encode()).hexdigest()

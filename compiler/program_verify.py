@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..runtime import errors
-from .dims import DimLike, Symbol, as_symbol, prod, proves_different, symbols_of
+from ..runtime import artifact
+from .dims import DimLike, Symbol, as_symbol, prod, proves_different, proves_equal, symbols_of
 from .dtypes import DTYPES, FLOATS
 from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
@@ -71,7 +71,7 @@ class _Verifier:
         for guard in program.guards:
             self.sizes(guard.left, guard.right)
         for failure in program.failures:
-            self.require(hasattr(errors, failure.kind), f"unknown error {failure.kind}")
+            self.require(hasattr(artifact, failure.kind), f"unknown error {failure.kind}")
         self.sizes(program.arena, *program.offsets.values())
 
     def step(self, step: Step, number: int) -> None:
@@ -134,8 +134,11 @@ class _Verifier:
         for one, other in pairs:
             self.require(not proves_different(one, other), f"sizes {one} and {other} disagree")
         self.require(step.out.strides[2] == 1, "the out view's last stride is not 1")
-        roots = {step.left.buffer.root(), step.right.buffer.root()}
-        self.require(step.out.buffer.root() not in roots, "the out view is also an operand")
+        for operand in (step.left, step.right):
+            # Windows on different parts of one buffer are fine: a loop's own history.
+            same = operand.buffer.root() is step.out.buffer.root() \
+                and proves_equal(operand.offset, step.out.offset)
+            self.require(not same, "the out view is also an operand")
 
     def view(self, view: View) -> None:
         """Check a view's rank and symbols, and its bounds when they are numbers."""
@@ -212,7 +215,7 @@ class _Verifier:
     def require(self, holds: bool, what: str) -> None:
         """Raise unless ``holds``."""
         if not holds:
-            raise errors.InternalError(f"{what}\n  in: {self.where}")
+            raise artifact.InternalError(f"{what}\n  in: {self.where}")
 
 
 def lifetimes(program: Program) -> dict[Buffer, tuple[int, int]]:

@@ -227,6 +227,8 @@ def draw_curves(history: list[Epoch], path: Path) -> None:
     error.plot(number, [100 * (1 - epoch.train_accuracy) for epoch in history])
     error.plot(number, [100 * (1 - epoch.test_accuracy) for epoch in history])
     error.set(xlabel="epoch", ylabel="error, %", yscale="log")
+    for axes in (loss, error):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend()
     figure.savefig(path, dpi=120)
 

@@ -9,7 +9,7 @@ from typing import Any
 from .compiler.dims import proves_equal
 from .compiler.graph import Variable, creation_site, describe, format_site
 from .compiler.operators import FUNCTIONS
-from .compiler.ops.control import map_loop, new_index
+from .compiler.ops.control import LoopIndex, map_loop
 from .compiler.ops.op import as_tensor
 from .runtime.errors import CompileError, ShapeError, format_message
 
@@ -74,7 +74,8 @@ def map(fn: Callable[..., Any], sequences: Any, non_sequences: Any = None,
                 "map goes over the first axis of each sequence.",
                 values=f"{describe(tensor)} {tensor.type} has none",
                 where=format_site(tensor.site), remedy="pass it in non_sequences"))
-    index, count = new_index(name), _shortest(tensors)
+    count = _shortest(tensors)
+    index = LoopIndex(count, name)
     place = FUNCTIONS["sub"](FUNCTIONS["sub"](count, 1), index) if go_backwards else index
     elements = [tensor[place] for tensor in tensors]
     returned = fn(*elements, *(as_tensor(v) for v in _as_list(non_sequences)))
@@ -84,7 +85,7 @@ def map(fn: Callable[..., Any], sequences: Any, non_sequences: Any = None,
             "The function given to map returns variables only.", values=f"it returned {returned!r}",
             where=format_site(creation_site()),
             remedy="return a variable or a list of variables; state belongs in scan"))
-    outputs = map_loop(index, count, [as_tensor(result) for result in results])
+    outputs = map_loop(index, [as_tensor(result) for result in results])
     return (outputs if isinstance(returned, (list, tuple)) else outputs[0]), OrderedDict()
 
 

@@ -79,6 +79,11 @@ class Function:
     variants : list of Variant
     """
 
+    def __new__(cls, *args: Any) -> Function:
+        # Each function is of a class of its own, whose ``__call__`` is the compiled entry itself:
+        # Python then calls machine code with no Python frame in between.
+        return object.__new__(type(cls.__name__, (cls,), {"__slots__": ()}))
+
     def __init__(self, signature: Signature, specs: Sequence[In], keys: list[str] | None,
                  single: bool, options: Options):
         self.signature, self.specs, self.options = signature, tuple(specs), options
@@ -97,10 +102,10 @@ class Function:
                            for k, spec in enumerate(self.specs)]
         self._policies = [Policy(spec.strict, spec.allow_downcast) for spec in self.specs]
         self._storages = [v.storage for v in signature.shared]
-        self._entry = self._dispatch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._entry(*args, **kwargs)
+        """Call the function; see :func:`function`."""
+        return self._dispatch(*args, **kwargs)
 
     def __repr__(self) -> str:
         names = ", ".join(argument.name for argument in self._arguments)
@@ -176,7 +181,7 @@ class Function:
         with self._lock:
             self.variants.append(variant)
             if self._keys is None:
-                self._entry = make_entry(executable, self._dispatch)
+                type(self).__call__ = make_entry(executable, self._dispatch)
         return variant
 
     def _named(self, artifact: Artifact) -> Artifact:

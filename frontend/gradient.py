@@ -18,7 +18,7 @@ from .compiler.graph import (
     Constant, Variable, creation_site, describe, format_site, input_variable)
 from .compiler.interpret import evaluate
 from .compiler.operators import FUNCTIONS
-from .compiler.ops.control import map_loop, new_index
+from .compiler.ops.control import LoopIndex, map_loop
 from .compiler.ops.gradient import (  # noqa: F401  (public here, as in Theano)
     disconnected_grad, grad_clip, grad_scale, zero_grad)
 from .compiler.ops.op import as_tensor
@@ -226,11 +226,11 @@ def jacobian(expression: Variable, wrt: OneOrMany,
     constants = tuple(consider_constant or ())
     connected = is_connected([expression], variables, constants)
     flat = FUNCTIONS["flatten"](expression)
-    count, index = FUNCTIONS["axis_size"](flat, 0), new_index()
-    one_hot = FUNCTIONS["cast"](FUNCTIONS["eq"](FUNCTIONS["arange"](count), index),
+    index = LoopIndex(FUNCTIONS["axis_size"](flat, 0))
+    one_hot = FUNCTIONS["cast"](FUNCTIONS["eq"](FUNCTIONS["arange"](index.count), index),
                                 expression.dtype)
     rows = vjp([flat], variables, [one_hot], consider_constant=constants)
-    stacked = iter(map_loop(index, count, [row for row in rows if row is not None]))
+    stacked = iter(map_loop(index, [row for row in rows if row is not None]))
     results = []
     for row, variable, is_reached in zip(rows, variables, connected):
         shape = [*_sizes(expression), *_sizes(variable)]

@@ -153,7 +153,7 @@ class Uniform(Initializer):
         return get_rng().uniform(*self.range, size=shape)
 
 
-# -- scaled by the number of connections -------------------------------------------------------------
+# -- scaled by the number of connections ----------------------------------------------------------
 
 def _fans(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
     """Return the numbers of inputs and outputs one weight tensor connects.

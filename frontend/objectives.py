@@ -169,7 +169,7 @@ def multiclass_hinge_loss(predictions: T.Variable, targets: T.Variable,
     return T.nnet.relu(rival - correct + delta)
 
 
-# -- from one value per example to one number ----------------------------------------------------------
+# -- from one value per example to one number -----------------------------------------------------
 
 def aggregate(loss: T.Variable, weights: T.Variable | None = None,
               mode: str = "mean") -> T.Variable:

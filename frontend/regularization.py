@@ -10,18 +10,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from . import tensor as T
 from .layers import Layer, get_all_params
-
-if TYPE_CHECKING:
-    Penalty: TypeAlias = Callable[..., T.Variable]
 
 __all__ = [
     "apply_penalty", "l1", "l2", "regularize_layer_params", "regularize_layer_params_weighted",
     "regularize_network_params",
 ]
+
+Penalty: TypeAlias = "Callable[..., T.Variable]"
 
 
 def l1(x: T.Variable) -> T.Variable:

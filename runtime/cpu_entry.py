@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import sysconfig
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ from . import cpu_entry_text as layout
 from . import cpu_poll
 from .artifact import Argument
 from .call import Executable
-from .cpu_jit import Library, assemble, link, python_functions
+from .cpu_jit import Library, assemble, link, loading, python_functions
 
 MAX_WORDS = 8192
 """Stack words a fast call may use; functions with more arguments and sizes take the slow path."""
@@ -47,7 +46,6 @@ class _Descriptor(np.ndarray):
     """The int64 words of a descriptor; its attributes keep alive what they point to."""
 
 
-_lock = threading.Lock()
 _loaded: list[tuple[Library, _MethodDef] | None] = []
 
 
@@ -141,7 +139,7 @@ def _argument_rows(arguments: Sequence[Argument], symbol_count: int) -> list[int
 
 def _support() -> tuple[Library, _MethodDef] | None:
     if not _loaded:
-        with _lock:
+        with loading:
             if not _loaded:
                 _loaded.append(_load())
     return _loaded[0]

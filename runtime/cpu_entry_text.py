@@ -10,6 +10,9 @@ import re
 from . import cpu_locks, cpu_poll
 from .call import ARENA, BUSY, CAPACITY, RELEASE
 
+RELEASE_BYTES = 1 << 20
+"""Calls with more bytes of arguments release the GIL, whatever the last one took."""
+
 MAX_ELEMENTS = 1 << 27
 """Results with more elements are allocated by the slow path, which checks the machine's memory."""
 
@@ -220,6 +223,7 @@ prepare:
 arguments:
   %i = phi i64 [ 0, %prepare ], [ %i.next, %accept ]
   %row = phi ptr [ %first.row, %prepare ], [ %row.next, %accept ]
+  %bytes.sum = phi i64 [ 0, %prepare ], [ %bytes.next, %accept ]
   %more = icmp slt i64 %i, %total
   br i1 %more, label %argument, label %checked
 argument:
@@ -248,6 +252,7 @@ accept:
   store ptr %data, ptr %pointer.at
   %extent.at = getelementptr i64, ptr %extents, i64 %i
   store i64 %bytes, ptr %extent.at
+  %bytes.next = add i64 %bytes.sum, %bytes
   %rank.at = getelementptr i64, ptr %row, i64 3
   %rank = load i64, ptr %rank.at
   %row.words = add i64 %rank, 4
@@ -350,7 +355,9 @@ take:
 timed:
   %release.at = getelementptr i64, ptr %control, i64 $RELEASE
   %release = load i64, ptr %release.at
-  %without.gil = icmp ne i64 %release, 0
+  %slow.before = icmp ne i64 %release, 0
+  %large = icmp ugt i64 %bytes.sum, $RELEASE_BYTES
+  %without.gil = or i1 %slow.before, %large
   %before = call i64 @tx_now()
   br i1 %without.gil, label %run.free, label %run.holding
 run.holding:

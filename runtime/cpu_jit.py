@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import sys
 import threading
@@ -16,11 +17,18 @@ from itertools import count
 
 from . import cache
 
-_lock = threading.Lock()
+loading = threading.RLock()
+"""Held while code is compiled or loaded; nobody forks meanwhile."""
+
 _serials = count()
 _state: dict[str, object] = {}
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=loading.acquire, after_in_parent=loading.release,
+                        after_in_child=loading.release)
+
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
 class Library:
@@ -68,7 +76,7 @@ def assemble(text: str) -> bytes:
         text.encode()).hexdigest()
     code = cache.read(key)
     if code is None:
-        with _lock:
+        with loading:
             code = _compile(text)
         cache.write(key, code)
     return code
@@ -105,7 +113,7 @@ def link(code: bytes, imports: Mapping[str, int], exports: Iterable[str]) -> Lib
         When the code is not an object file for this machine, or misses a symbol.
     """
     exports = tuple(exports)
-    with _lock:
+    with loading:
         jit = _jit()
         builder = _binding().JITLibraryBuilder().add_object_img(code)
         for name, address in imports.items():

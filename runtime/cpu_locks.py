@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import sysconfig
 import threading
 
 from . import cpu_poll, shared
-from .cpu_jit import Library, assemble, link
+from .cpu_jit import Library, assemble, link, loading
 
 TEXT = """
 define i64 @tx_try_acquire(ptr %words, i64 %count, i64 %exclusive, ptr %held) {
@@ -72,7 +73,6 @@ done:
 """
 """Included by the call entry too, which locks without leaving compiled code."""
 
-_lock = threading.Lock()
 _loaded: list[Library] = []
 
 
@@ -80,7 +80,7 @@ def install() -> None:
     """Make shared storages lock; to be called before any compiled code runs."""
     if _loaded:
         return
-    with _lock:
+    with loading:
         if not _loaded:
             loaded = link(assemble(TEXT), {}, ("tx_try_acquire", "tx_release"))
             # PYFUNCTYPE keeps the GIL: that makes each of the two calls one atomic step.
@@ -93,7 +93,6 @@ def install() -> None:
 
 def _alone(function: shared.TryAcquire) -> shared.TryAcquire:
     """Serialise calls where there is no GIL to do it."""
-    import sysconfig
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return function
     mutex = threading.Lock()

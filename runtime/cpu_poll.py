@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 
-from .cpu_jit import IS_X86, Library, assemble, link, python_functions, system_functions
+from .cpu_jit import (
+    IS_X86, Library, assemble, link, loading, python_functions, system_functions,
+)
 
 # Ticks of `tx_now` in a millisecond.  A time stamp counter runs at 1 to 5 GHz; where it is used the
 # durations below are right within a factor of about two, and nothing needs more.
@@ -50,6 +52,19 @@ define i64 @tx_now() {
 }
 """
 
+_THREAD_POSIX = """
+declare i64 @pthread_self()
+define internal i64 @thread_id() { %t = call i64 @pthread_self() ret i64 %t }
+"""
+_THREAD_WINDOWS = """
+declare i32 @GetCurrentThreadId()
+define internal i64 @thread_id() {
+  %t = call i32 @GetCurrentThreadId()
+  %wide = zext i32 %t to i64
+  ret i64 %wide
+}
+"""
+
 _TEXT = """
 @deadline = internal global i64 0
 @tx_main_thread = global i64 0
@@ -57,7 +72,6 @@ _TEXT = """
 @tx_keyboard_interrupt = global ptr null
 @stash = internal global [3 x ptr] zeroinitializer
 
-declare i64 @THREAD_ID()
 declare i32 @PyGILState_Ensure()
 declare void @PyGILState_Release(i32)
 declare i32 @PyErr_CheckSignals()
@@ -71,7 +85,7 @@ define i64 @tx_poll() {
   %early = icmp slt i64 %now, %due
   br i1 %early, label %nothing, label %late
 late:
-  %self = call i64 @THREAD_ID()
+  %self = call i64 @thread_id()
   %main = load i64, ptr @tx_main_thread
   %mine = icmp eq i64 %self, %main
   br i1 %mine, label %check, label %nothing
@@ -118,28 +132,22 @@ plain:
 }
 """
 
-_lock = threading.Lock()
 _loaded: list[Library] = []
 
 
 def library() -> Library:
     """Return the loaded code: ``tx_now``, ``tx_poll``, ``tx_take_interrupt``, ``tx_handling``."""
     if not _loaded:
-        with _lock:
+        with loading:
             if not _loaded:
                 _loaded.append(_load())
     return _loaded[0]
 
 
 def _load() -> Library:
-    thread_id = "GetCurrentThreadId" if sys.platform == "win32" else "pthread_self"
-    text, clock = _NOW_X86, ()
-    if not IS_X86 and sys.platform == "win32":
-        text, clock = _NOW_WINDOWS, ("GetTickCount64",)
-    elif not IS_X86:
-        text, clock = _NOW_POSIX.replace("MONOTONIC", str(time.CLOCK_MONOTONIC)), ("clock_gettime",)
-    text += _TEXT.replace("THREAD_ID", thread_id).replace("INTERVAL", str(POLL_MS * TICKS_PER_MS))
-    imports = system_functions(thread_id, *clock) | python_functions(
+    text, names = _platform_text()
+    text += _TEXT.replace("INTERVAL", str(POLL_MS * TICKS_PER_MS))
+    imports = system_functions(*names) | python_functions(
         "PyGILState_Ensure", "PyGILState_Release", "PyErr_CheckSignals", "PyErr_Fetch",
         "PyErr_Restore", "PyErr_SetNone")
     loaded = link(assemble(text), imports, (
@@ -152,9 +160,22 @@ def _load() -> Library:
     return loaded
 
 
+def _platform_text() -> tuple[str, tuple[str, ...]]:
+    """Return ``tx_now`` and ``thread_id`` for this platform, and what they call."""
+    if sys.platform == "win32":
+        thread, names = _THREAD_WINDOWS, ("GetCurrentThreadId",)
+    else:
+        thread, names = _THREAD_POSIX, ("pthread_self",)
+    if IS_X86:
+        return thread + _NOW_X86, names
+    if sys.platform == "win32":
+        return thread + _NOW_WINDOWS, (*names, "GetTickCount64")
+    clock = _NOW_POSIX.replace("MONOTONIC", str(time.CLOCK_MONOTONIC))
+    return thread + clock, (*names, "clock_gettime")
+
+
 def _note_main_thread(loaded: Library) -> None:
     main = threading.main_thread().ident or 0
-    # Two's complement: thread identifiers are unsigned.
     ctypes.c_uint64.from_address(loaded["tx_main_thread"]).value = main
     ctypes.c_int32.from_address(loaded["tx_handling"]).value = 0
 

@@ -24,7 +24,9 @@ import threading
 import warnings
 
 from . import blas, cpu_poll
-from .cpu_jit import IS_X86, Library, address_of, assemble, link, system_functions
+from .cpu_jit import (
+    IS_ARM, IS_X86, Library, address_of, assemble, link, loading, system_functions,
+)
 
 SPIN_TICKS = max(1, cpu_poll.TICKS_PER_MS * 30 // 1000)
 """How long an idle worker spins before it sleeps: about 30 microseconds."""
@@ -54,7 +56,15 @@ define internal i32 @pthread_cond_wait(ptr %c, ptr %m) { call void @Sleep(i32 1)
 define internal i32 @pthread_cond_broadcast(ptr %c) { ret i32 0 }
 define internal void @yield() { %r = call i32 @SwitchToThread() ret void }
 """
-_PAUSE = "call void @llvm.x86.sse2.pause()" if IS_X86 else "fence seq_cst"
+if IS_X86:
+    _DECLARE_PAUSE = "declare void @llvm.x86.sse2.pause()"
+    _PAUSE = "call void @llvm.x86.sse2.pause()"
+elif IS_ARM:
+    _DECLARE_PAUSE = "declare void @llvm.aarch64.hint(i32)"
+    _PAUSE = "call void @llvm.aarch64.hint(i32 1)"
+else:
+    _DECLARE_PAUSE = ""
+    _PAUSE = 'fence syncscope("singlethread") seq_cst'
 
 _TEXT = """
 @started = internal global i64 0, align 64
@@ -304,7 +314,7 @@ _VOID = ctypes.CFUNCTYPE(None)
 def library() -> Library:
     """Return the loaded code, which exports ``tx_parallel_for``."""
     if not _loaded:
-        with _lock:
+        with loading:
             if not _loaded:
                 _loaded.append(_load())
     return _loaded[0]
@@ -317,9 +327,9 @@ def _load() -> Library:
         sleep, names = _SLEEP_POSIX, (
             "pthread_mutex_init", "pthread_cond_init", "pthread_mutex_lock",
             "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast", "sched_yield")
-    declaration = "declare void @llvm.x86.sse2.pause()" if IS_X86 else ""
-    text = declaration + sleep + _TEXT.replace("PAUSE", _PAUSE).replace("MAX_CHUNKS", str(MAX_CHUNKS)).replace(
-        "SPIN_TICKS", str(SPIN_TICKS))
+    text = _DECLARE_PAUSE + sleep + _TEXT
+    for word, value in (("PAUSE", _PAUSE), ("MAX_CHUNKS", MAX_CHUNKS), ("SPIN_TICKS", SPIN_TICKS)):
+        text = text.replace(word, str(value))
     imports = system_functions(*names) | {
         "tx_now": cpu_poll.library()["tx_now"], "tx_start_workers": address_of(_start_callback)}
     loaded = link(assemble(text), imports, (
@@ -406,7 +416,8 @@ def set_num_threads(threads: int) -> None:
         At least 1.
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise ValueError(f"the number of threads must be an integer from 1 to 1024, not {threads!r}")
+        raise ValueError(
+            f"the number of threads must be an integer from 1 to 1024, not {threads!r}")
     with _lock:
         if threads != get_num_threads():
             _stop_workers()

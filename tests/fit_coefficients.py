@@ -145,9 +145,10 @@ def fits() -> list[Fit]:
     cosine = (removable(lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z ** 2, mp.mpf(1) / 24),
               lambda z: z ** 2 / mp.cos(mp.sqrt(z)))
     tanh, z_tanh = odd(mp.tanh, 3, -mp.mpf(1) / 3), mp.mpf("0.305")
+    sinh = odd(mp.sinh, 3, mp.mpf(1) / 6)
     log_erfc = (lambda a: mp.log(mp.erfc(a)), lambda a: mp.erfc(a) / mp.erf(a))
     return [
-        Fit("EXP", one, 5, -ln2, ln2, *exponential), Fit("EXP", two, 9, -ln2, ln2, *exponential),
+        Fit("EXP", one, 5, -ln2, ln2, *exponential), Fit("EXP", two, 10, -ln2, ln2, *exponential),
         Fit("EXP2", one, 5, -half, half, *binary), Fit("EXP2", two, 10, -half, half, *binary),
         Fit("EXP2_SHORT", two, 5, -half, half, *binary),
         Fit("LOG", one, 7, 1 / root - 1 - thin, root - 1 + thin, *logarithm),
@@ -159,6 +160,8 @@ def fits() -> list[Fit]:
         Fit("ARCTAN", one, 5, 0, quarter, *arctan), Fit("ARCTAN", two, 11, 0, quarter, *arctan),
         Fit("ARCSIN", one, 4, 0, quarter, *arcsin), Fit("ARCSIN", two, 12, 0, quarter, *arcsin),
         Fit("TANH", one, 4, 0, z_tanh, *tanh), Fit("TANH", two, 9, 0, z_tanh, *tanh),
+        Fit("SINH", one, 3, 0, mp.mpf("1.002"), *sinh),
+        Fit("SINH", two, 7, 0, mp.mpf("1.002"), *sinh),
         Fit("ERF", one, 6, 0, mp.mpf("1.002"), *erf), Fit("ERF", two, 11, 0, mp.mpf("1.002"), *erf),
         Fit("LOG_ERFC", one, 6, mp.mpf("0.997"), 4, *log_erfc),
         Fit("ERFC_SINGLE", two, 9, -1, mp.mpf(9) / 13, *scaled_erfc(2)),
@@ -178,6 +181,7 @@ FORMULAS = {
     "COS": "cos(r) = 1 - z/2 + z*z*COS(z), z = r*r, |r| <= pi/4",
     "ARCTAN": "arctan(t) = t + t*z*ARCTAN(z), z = t*t <= 1/4",
     "ARCSIN": "arcsin(x) = x + x*z*ARCSIN(z), z = x*x <= 1/4",
+    "SINH": "sinh(x) = x + x*z*SINH(z), z = x*x <= 1",
     "TANH": "tanh(x) = x + x*z*TANH(z), z = x*x <= 0.55**2",
     "ERF": "erf(x) = x + x*ERF(z), z = x*x <= 1",
     "LOG_ERFC": "log(erfc(a)) = LOG_ERFC(a), 1 <= a <= 4, its absolute error times erfc(a)/erf(a)",
@@ -217,7 +221,7 @@ def module_text() -> str:
         mine = [(fit, *solve(fit)) for fit in all_fits if fit.name == name]
         errors = ", ".join(f"2**{error:.1f}" for _, _, error in mine)
         parts.append(f"\n# {FORMULAS[name]}  [{errors}]")
-        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "TANH", "ERF"):
+        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "SINH", "TANH", "ERF"):
             parts.append(f"{name} = {{")
             for fit, values, _ in mine:
                 lines = literals(values, fit.dtype, " " * 8)

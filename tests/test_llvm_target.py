@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from itertools import count
 
 import llvmlite.binding as llvm
@@ -23,8 +24,9 @@ from tetractys.compiler.program_interpret import run_program
 from tetractys.compiler.program_verify import verify_program
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_scalar import EMITTERS
-from tetractys.runtime.artifact import INTERRUPTED, Artifact
-from tetractys.runtime.errors import IndexOutOfRangeError
+from tetractys.runtime.artifact import (
+    INTERRUPTED, Artifact, IndexOutOfRangeError, InternalError,
+)
 
 _I64 = ctypes.c_int64
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _I64, _I64)
@@ -101,7 +103,8 @@ class Loaded:
             at += output.rank
         arena = np.full(results[0] + 64, 0xA5, np.uint8)
         constants = [np.frombuffer(c.data, c.dtype) for c in self.artifact.constants]
-        pointers = np.array([a.ctypes.data for a in (*arrays, *outputs, *constants)] + [0], np.int64)
+        listed = [array.ctypes.data for array in (*arrays, *outputs, *constants)]
+        pointers = np.array(listed + [0], np.int64)
         status = np.zeros(2, np.int64)
         start = arena.ctypes.data + -arena.ctypes.data % 64
         code = self.run(symbols.ctypes.data, pointers.ctypes.data, start, status.ctypes.data)
@@ -354,6 +357,44 @@ def test_repeated_steps(steps):
     for row in x:
         state = np.float32(0.5) * state + row
     np.testing.assert_allclose(both(recurrence_program(), x)[0], state, rtol=1e-6)
+
+
+def test_contraction_on_a_loops_own_history():
+    """``history[t + 1] = history[t] @ w``: reads and writes different windows of one buffer."""
+    w = Buffer("w", "float64", (m, m), "input")
+    history = Buffer("history", "float64", (n + 1, m), "output")
+    (j0,), fill = loops((m, "vector"))
+    t = Symbol("t", 0, n)
+    now = as_dim(t)
+    row = (m, m, 1)
+    product = Contract(View(history, (now + 1) * m, (1, 1, m), row),
+                       View(history, now * m, (1, 1, m), row), View(w, 0, (1, m, m), (0, m, 1)))
+    start = Nest("start", fill(Store(history, (0, j0), const(1, "float64"))))
+    program = Program("powers", (w,), (), (history,), (N, M),
+                      (kernel(start), level2.For(t, n, (product,))))
+    matrix = np.random.default_rng(8).normal(size=(5, 5)) / 3
+    history, = both(program, matrix, extra=(6,))
+    for before, after in zip(history, history[1:]):
+        np.testing.assert_allclose(after, before @ matrix, rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [
+    LlvmOptions(speed_level=0), LlvmOptions(speed_level=1), LlvmOptions(cpu="generic")])
+def test_all_levels_and_processors_agree(options):
+    x = np.random.default_rng(9).normal(size=(6, 45)).astype("float32")
+    x[2, 3] = np.nan
+    for program in (elementwise_program(), softmax_program()):
+        arrays = [x] * len(program.inputs)
+        want = Loaded(compile_program(program))(*arrays)[1]
+        got = Loaded(compile_program(program, options))(*arrays)[1]
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_must_be_planned():
+    program = recurrence_program()
+    with pytest.raises(InternalError, match="has no memory"):
+        compile_program(replace(program, offsets={}))
 
 
 def test_constants_bools_and_scalars():

@@ -92,8 +92,9 @@ def test_a_truncated_file_is_a_miss(folder, length):
 
 
 @pytest.mark.parametrize("payload", [
-    b"", b"\x05", b"\xff" * 8, (2).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"null",
-    (2).to_bytes(8, "little") + b"[]", (1).to_bytes(8, "little") + b"{",
+    b"", b"\x05", b"\xff" * 8, (2).to_bytes(8, "little") + b"{}",
+    (4).to_bytes(8, "little") + b"null", (2).to_bytes(8, "little") + b"[]",
+    (1).to_bytes(8, "little") + b"{",
     (20000).to_bytes(8, "little") + b"[" * 20000,
     cache.encode(example())[:-3], cache.encode(example()).replace(b'"cpu"', b'"c\xffu"'),
 ])
@@ -191,7 +192,8 @@ def test_many_writers_and_readers(folder):
             found = cache.get(f"key{(k + seed) % 5}")
             if found is not None and found.code != bytes([(k + seed) % 5]) * 5000:
                 wrong.append(k)
-    script = "import test_runtime_cache as t; t.cache.put('key0', t.example(code=bytes([0]) * 5000))"
+    script = "import test_runtime_cache as t\n" \
+             "t.cache.put('key0', t.example(code=bytes(5000)))"
     other = subprocess.Popen([sys.executable, "-c", script],
                              cwd=os.path.dirname(os.path.abspath(__file__)))
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("frontend", "compiler", "runtime")
 SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
@@ -17,8 +15,15 @@ EVERYTHING = SOURCES + sorted(path for folder in ("tests", "examples", "benchmar
 MAX_FILE, MAX_FUNCTION, MAX_COLUMNS = 600, 60, 100
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 
-each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-each_file = pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
+
+def tree_of(path: Path) -> ast.Module:
+    """Return a file's syntax tree."""
+    return ast.parse(path.read_text())
+
+
+def name_of(path: Path) -> str:
+    """Return a file's name within the repository."""
+    return str(path.relative_to(ROOT))
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -75,42 +80,46 @@ def unannotated(tree: ast.Module) -> list[str]:
     return found
 
 
-@each_file
-def test_files_are_short_and_narrow(path):
-    lines = path.read_text().split("\n")
-    assert len(lines) <= MAX_FILE + 1
-    assert [n for n, line in enumerate(lines, 1) if len(line) > MAX_COLUMNS] == []
-    assert [n for n, line in enumerate(lines, 1) if line != line.rstrip()] == []
+def test_there_are_files_to_look_at():
+    assert {name_of(path).split("/")[0] for path in SOURCES} == set(PACKAGES)
+    assert Path(__file__).resolve() in EVERYTHING
 
 
-@each_file
-def test_functions_are_short(path):
-    found = {f"{node.lineno} {node.name}": code_lines(node)
-             for node in functions(ast.parse(path.read_text()))}
-    assert {name: lines for name, lines in found.items() if lines > MAX_FUNCTION} == {}
+def test_files_are_short():
+    lengths = {name_of(path): path.read_text().count("\n") for path in EVERYTHING}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE} == {}
 
 
-@each_source
-def test_public_definitions_are_documented(path):
-    assert undocumented(ast.parse(path.read_text())) == []
+def test_lines_are_narrow_and_end_without_blanks():
+    assert [f"{name_of(path)}:{number}" for path in EVERYTHING
+            for number, line in enumerate(path.read_text().split("\n"), 1)
+            if len(line) > MAX_COLUMNS or line != line.rstrip()] == []
 
 
-@each_source
-def test_public_functions_are_annotated(path):
-    assert unannotated(ast.parse(path.read_text())) == []
+def test_functions_are_short():
+    lengths = {f"{name_of(path)}:{node.lineno} {node.name}": code_lines(node)
+               for path in EVERYTHING for node in functions(tree_of(path))}
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION} == {}
 
 
-@each_source
-def test_names_of_files_say_something(path):
-    assert path.stem not in FORBIDDEN_NAMES
+def test_public_definitions_are_documented():
+    assert [f"{name_of(path)}:{missing}" for path in SOURCES
+            for missing in undocumented(tree_of(path))] == []
 
 
-@each_file
-def test_annotations_are_not_evaluated(path):
-    text = path.read_text()
-    has_definitions = any(True for _ in functions(ast.parse(text)))
-    assert not has_definitions or "from __future__ import annotations" in text \
-        or path.name == "conftest.py"
+def test_public_functions_are_annotated():
+    assert [f"{name_of(path)}:{missing}" for path in SOURCES
+            for missing in unannotated(tree_of(path))] == []
+
+
+def test_names_of_files_say_something():
+    assert [name_of(path) for path in SOURCES if path.stem in FORBIDDEN_NAMES] == []
+
+
+def test_annotations_are_not_evaluated():
+    assert [name_of(path) for path in SOURCES
+            if any(functions(tree_of(path)))
+            and "from __future__ import annotations" not in path.read_text()] == []
 
 
 def test_the_counts_find_what_they_look_for():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG_ATANH, TANH
+from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG_ATANH, SINH, TANH
 from .value import (
     Format, Value, at_least, at_most, fast_two_sum, fma, polynomial, select, two_product,
 )
@@ -114,17 +114,13 @@ def exp_scaled(x: Value, halvings: int) -> Value:
     return (1.0 + expm1_reduced(r)) * power_of_two(bits, x.format)
 
 
-def expm1_scaled(x: Value, halvings: int) -> Value:
-    """Return ``(exp(x) - 1) / 2**halvings`` for ``x`` above about -2*mantissa."""
-    r, tail, bits = reduce_exponential(x)
-    power = power_of_two(bits - (x.format.bias + halvings), x.format)
-    return fma(expm1_reduced(r, tail), power, power - 0.5 ** halvings)
-
-
 def expm1(x: Value) -> Value:
     """Return e**x - 1, accurate near zero."""
     low, high = {"float32": (-18.0, 89.0), "float64": (-38.0, 710.0)}[x.dtype]
-    result = 2.0 * expm1_scaled(at_most(at_least(x, low), high), 1)
+    r, tail, bits = reduce_exponential(at_most(at_least(x, low), high))
+    # Half of 2**n, which may overflow.
+    power = power_of_two(bits - (x.format.bias + 1), x.format)
+    result = 2.0 * fma(expm1_reduced(r, tail), power, power - 0.5)
     # Below, x is the answer, with its sign; halving would lose a denormal's last bit.
     return select(abs(x) < 0.5 ** (x.format.mantissa + 2), x, result)
 
@@ -229,10 +225,13 @@ def hyperbolic_argument(x: Value) -> Value:
 
 
 def sinh(x: Value) -> Value:
-    """Return (e**x - e**-x) / 2."""
-    quarter = expm1_scaled(hyperbolic_argument(x), 2)
-    result = 2.0 * (quarter + quarter / fma(quarter, 4.0, 1.0))
-    return select(abs(x) < 0.5 ** (x.format.mantissa // 2 + 1), x, result.op("copysign", x))
+    """Return (e**x - e**-x) / 2, up to 1 by an odd polynomial."""
+    size = abs(x)
+    z = x * x
+    near = fma(size * z, polynomial(z, SINH[x.dtype]), size)
+    quarter = exp_scaled(hyperbolic_argument(x), 2)
+    far = fma(quarter, 2.0, -0.125 / quarter)
+    return select(size > 1.0, far, near).op("copysign", x)
 
 
 def cosh(x: Value) -> Value:
@@ -245,18 +244,28 @@ def tanh(x: Value) -> Value:
     """Return the hyperbolic tangent: an odd polynomial, or 1 - 2/(1 + e**2x) above 0.55."""
     size = abs(x)
     z = x * x
-    near = fma(x * z, polynomial(z, TANH[x.dtype]), x)
+    near = fma(size * z, polynomial(z, TANH[x.dtype]), size)
     bound = {"float32": 9.5, "float64": 20.0}[x.dtype]
     far = 1.0 - 2.0 / (1.0 + exp_scaled(2.0 * at_most(size, bound), 0))
-    return select(size > 0.55, far.op("copysign", x), near)
+    return select(size > 0.55, far, near).op("copysign", x)
+
+
+def exp_of_negative(x: Value) -> Value:
+    """Return e**x for ``x <= 0``."""
+    r, _, bits = reduce_exponential(at_least(x, {"float32": -104.0, "float64": -746.0}[x.dtype]))
+    return scale(1.0 + expm1_reduced(r), bits)
 
 
 def sigmoid(x: Value) -> Value:
-    """Return 1 / (1 + e**-x)."""
-    e = exp(-abs(x))
-    return select(x >= 0.0, 1.0, e) / (1.0 + e)
+    """Return 1 / (1 + e**-x), the roundings of the sum and of the quotient made good."""
+    e = exp_of_negative(-abs(x))
+    top, bottom = select(x >= 0.0, 1.0, e), 1.0 + e
+    quotient = top / bottom
+    rest = fma(-quotient, e - (bottom - 1.0), fma(-quotient, bottom, top))
+    # A straight line is near enough to 1/bottom, which lies between 1 and 1/2.
+    return fma(rest, fma(bottom, -0.5, 1.457), quotient)
 
 
 def softplus(x: Value) -> Value:
     """Return log(1 + e**x)."""
-    return select(x > 0.0, x, 0.0) + log1p_finite(exp(-abs(x)))
+    return select(x > 0.0, x, 0.0) + log1p_finite(exp_of_negative(-abs(x)))

@@ -1,9 +1,9 @@
 """Run a nest in Python, one element at a time, checking everything: the meaning of the language.
 
 Enters: a nest, an array for each buffer it uses, a value for each free symbol.  The arrays are
-changed in place.  What the language forbids is an ``InternalError`` naming the statement: an element
-out of bounds, an element of a temporary or an output read before it is written, iterations of a
-``parallel`` or ``vector`` loop that depend on each other.
+changed in place.  What the language forbids is an ``InternalError`` naming the statement: an
+element out of bounds, an element of a temporary or an output read before it is written, iterations
+of a ``parallel`` or ``vector`` loop that depend on each other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Nests as text: for people, and as the key under which equal kernels are compiled once.
 
 The text determines the code: dtypes, dims, marks and the exact values of constants are in it.  In
-the *key*, buffers and symbols are numbered by first appearance, so it does not depend on names; what
-the code does not depend on (the first dim of a buffer, its role) is left out.
+the *key*, buffers and symbols are numbered by first appearance, so it does not depend on names;
+what the code does not depend on (the first dim of a buffer, its role) is left out.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 from ..dims import Call, Dim, DimLike, Symbol
 from .ir import (
-    Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Stmt, Store,
+    Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
+    Store,
 )
-from .walk import bound_symbols, operands, postorder, stable_expressions
+from .walk import bound_symbols, children, operands, postorder, stable_expressions
 
 _INFIX = {"floordiv": "//", "mod": "%"}
 _INDENT = "  "
+_LONGEST = 60
+"""Characters from which on an operation gets a line and a name of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,20 +145,16 @@ class _Printer:
 
     def _expressions(self, roots: tuple[Expr, ...], values: list[str]) -> Iterator[str]:
         """Yield a line for each shared operation of ``roots``; append the roots' texts."""
-        order = postorder(*roots)
+        order = postorder(*roots, known=lambda node: self._known(node) is not None)
         uses: dict[int, int] = {}
         for node in order:
-            for child in getattr(node, "args", ()):
+            for child in children(node):
                 uses[id(child)] = uses.get(id(child), 0) + 1
         text: dict[int, str] = {}
         for node in order:
-            known = self._known(node)
-            if known is not None:
-                text[id(node)] = known
-                continue
             rendered = self._node(node, text)
-            nested = len(rendered) > 60
-            if hasattr(node, "args") and (uses.get(id(node), 0) > 1 or nested):
+            is_long = len(rendered) > _LONGEST
+            if isinstance(node, Scalar) and (uses.get(id(node), 0) > 1 or is_long):
                 name = f"%{self.temporaries}"
                 self.temporaries += 1
                 yield f"{name} = {rendered}"
@@ -163,7 +162,7 @@ class _Printer:
                 if id(node) in self.stable:
                     self.scopes[-1][id(node)] = name
             text[id(node)] = rendered
-        values.extend(text[id(root)] for root in roots)
+        values.extend(text.get(id(root)) or self._known(root) for root in roots)
 
     def _known(self, node: Expr) -> str | None:
         for scope in reversed(self.scopes):
@@ -180,8 +179,9 @@ class _Printer:
             return self._access(node.buffer, node.position)
         if isinstance(node, Local):
             return self.names(node)
+        args = [text.get(id(arg)) or self._known(arg) for arg in node.args]
         name = f"{node.name}:{node.dtype}" if node.name in ("cast", "bitcast") else node.name
-        return f"{name}({', '.join(text[id(arg)] for arg in node.args)})"
+        return f"{name}({', '.join(args)})"
 
     def _access(self, buffer: Buffer, position: tuple[DimLike, ...]) -> str:
         return f"{self.names(buffer)}[{', '.join(map(self._dim, position))}]"

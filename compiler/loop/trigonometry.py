@@ -266,7 +266,8 @@ def arcsin(x: Value) -> Value:
     """Return the inverse sine, between -pi/2 and pi/2; NaN outside [-1, 1]."""
     head, tail = HALF_PI[x.dtype]
     near, s, _, series = arc_operands(x)
-    far = fma(s, -2.0, head) - fma(series, 2.0, -tail)
+    total, lost = fast_two_sum(x.like(head), -2.0 * s)
+    far = total + (lost + fma(series, -2.0, tail))
     return select(near, s + series, far).op("copysign", x)
 
 

@@ -12,8 +12,8 @@ from ..loop.ir import Expr
 from ..loop.scalar import apply, const
 from ..operators import FUNCTIONS
 from .elementwise import (
-    FLOAT, MINUS_ONE, NUMBER, ONE, QUOTIENT, add_terms, binary, by_kind, elementwise, math_function,
-    primitive, selection, unary, unchanged)
+    EDGES, FLOAT, MINUS_ONE, NUMBER, ONE, QUOTIENT, add_terms, binary, by_kind, elementwise,
+    math_function, primitive, selection, unary, unchanged)
 from .modulo import floor_quotient, modulo
 from .op import Custom, NoDerivative, Partials, check
 
@@ -81,7 +81,7 @@ mod = binary(
     "mod", _modulo, Partials(lambda x, y, z: [ONE, neg(floordiv(x, y))]),
     "Remainder with the sign of the divisor: ``x - floor(x / y) * y``.",
     lower=by_kind(i=primitive("mod"), f=modulo), conversion=NUMBER,
-    domain=((4.0, 6.0), (3.1, 3.9)), cost=30.0,
+    domain=((4.0, 6.0), (3.1, 3.9)), cost=30.0, edges=EDGES[:-4],
     notes="Integers: ``x % 0`` is 0.  Floats: exact, NaN for ``x % 0``; compiled code also returns\n"
           "NaN where ``abs(x / y)`` exceeds 2**75.",
     example=">>> (T.constant([7, -7]) % 3).eval()\narray([1, 2])", aliases=("remainder",))

@@ -62,7 +62,7 @@ _SIGMOID_BINARY = row(
     sigmoid_binary_crossentropy, kind="composite",
     infer=infer_elementwise("sigmoid_binary_crossentropy", "f", "same"),
     reference=quiet(_binary_from_logits_array), derivative=OfExpansion(),
-    lower=Expand(_binary_from_logits), edges=(0.0, 1.0, -30.0, 700.0), section=_SECTION,
+    lower=Expand(_binary_from_logits), edges=(0.0, 0.5, 1.0), section=_SECTION,
     namespace="T.nnet",
     samples=(Sample(((3, 4), (3, 4)), (("float64",) * 2, ("float32",) * 2),
                     domain=((-5.0, 5.0), (0.0, 1.0))),

@@ -289,8 +289,8 @@ def _samples(arity: int, conversion: Conversion, accepts: str, reference: Callab
         mixed = (("int32", "float32"), ("float32", "float64"), ("bool", "float32"))
         samples.append(Sample(((2, 3), (3,)), mixed, reference=of_arrays, domain=domain,
                               differentiable=False))
-        samples.append(Sample(((2, 1, 3), (4, 1)), reference=of_arrays, domain=domain,
-                              differentiable=smooth))
+        samples.append(Sample(((2, 1, 3), (4, 1)), (("float64", "float64"),), reference=of_arrays,
+                              domain=domain, differentiable=smooth))
     return tuple(samples)
 
 
@@ -311,7 +311,7 @@ def comparison(name: str, reference: Callable[..., Any], symbol: str, what: str,
     """Register a comparison of two tensors giving bool: ``x symbol y``."""
     return binary(
         name, reference, NoDerivative("a comparison is constant between its steps"),
-        f"Whether x is {what} y, elementwise: ``x {symbol} y``.", lower=primitive(name),
+        f"Whether x is {what} y, elementwise: ``x {symbol} y``.", lower=primitive("ne" if name == "neq" else name),
         result="bool", smooth=False, section="Comparison and logic",
         notes="Comparisons with NaN are false, ``neq`` true.")
 

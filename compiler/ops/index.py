@@ -16,14 +16,14 @@ from .. import dtypes
 from ..graph import Apply, Constant, Variable, describe
 from ..operators import FUNCTIONS
 from .index_layout import (
-    FULL, Spec, infer_read, infer_write, layout, lower_read, parse_index, reference_inc,
+    Spec, infer_read, infer_write, layout, lower_read, parse_index, reference_inc,
     reference_read, reference_set)
 from .op import (
     ArrayLike, IndexLowering, Op, Region, Sample, ScatterLowering, Transpose, as_tensor, check,
     is_weak, normalize_axes)
 from .public import builder, row
 from .shape import broadcast_to, flatten, zeros_like
-from .sizes import as_size, sizes_of
+from .sizes import sizes_of
 
 
 def getitem(x: ArrayLike, index: Any) -> Variable:
@@ -125,6 +125,8 @@ def inc_subtensor(x: Variable, y: ArrayLike, inplace: bool = False,
         Accepted for Theano's sake; the compiler decides what is done in place.
     """
     base, part, operands, spec = _part_of(x, y, "inc_subtensor")
+    check(base.dtype != dtypes.BOOL, DtypeError, "inc_subtensor: bool cannot be incremented.",
+          f"{describe(base)} {base.type}", "use set_subtensor, or cast")
     return _inc(base, part, operands, spec)
 
 
@@ -196,7 +198,7 @@ _SUBTENSOR = row(
 _ADVANCED_CASES = (
     ((4, 3), ([2, 0, 2],)), ((4, 3), (slice(None), [[0, -1], [1, 1]])),
     ((4, 3), ([0, 3], [1, 2])), ((4, 3, 2), ([1, 0], slice(None), [0, 1])),
-    ((4, 3), (1, slice(None), None, [0, 2])), ((4, 3), ([],)))
+    ((4, 2, 3), (1, slice(None), None, [0, 2])), ((4, 3), ([],)))
 
 
 def _by_rows(f: Callable[..., Any], x: Variable, i: Variable) -> Variable:
@@ -293,9 +295,7 @@ def diagonal(x: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> V
     axis1, axis2 : int
     """
     x = FUNCTIONS["moveaxis"](x, (axis1, axis2), (-2, -1))
-    below, right = FUNCTIONS["maximum"](-offset, 0), FUNCTIONS["maximum"](offset, 0)
     x = getitem(x, (Ellipsis, slice(max(-offset, 0), None), slice(max(offset, 0), None)))
-    del below, right
     rows, columns = sizes_of(x)[-2:]
     position = FUNCTIONS["arange"](FUNCTIONS["minimum"](rows, columns))
     return getitem(x, (Ellipsis, position, position))
@@ -312,9 +312,7 @@ def trace(x: ArrayLike) -> Variable:
     return FUNCTIONS["sum"](diagonal(x), axis=-1)
 
 
-def slice_axis(x: Variable, axis: int, start: Any, length: Any) -> Variable:
-    """Return ``length`` elements from ``start`` on, along one axis."""
-    stop = FUNCTIONS["add"](as_size(start, "slice"), as_size(length, "slice"))
-    part = slice(start, stop)
-    return _read(x, [as_size(part.start, "slice"), stop],
-                 (FULL,) * axis + ((True, True, 1),) + (FULL,) * (x.ndim - axis - 1))
+def slice_axis(x: Variable, axis: int, start: Variable, length: Variable) -> Variable:
+    """Return ``length`` elements from ``start`` on, along one axis; both are int64 scalars."""
+    stop = FUNCTIONS["add"](start, length)
+    return getitem(x, (slice(None),) * axis + (slice(start, stop),))

@@ -357,7 +357,7 @@ def as_tensor(value: ArrayLike, dtype: str | None = None, name: str | None = Non
     if dtype is None and not isinstance(value, (np.ndarray, np.generic)) \
             and array.dtype == np.float64:
         dtype = config.floatX
-    if dtype is None and array.dtype.newbyteorder("=").name not in dtypes.DTYPES:
+    if dtype is None and dtypes.dtype_name(array.dtype) not in dtypes.DTYPES:
         raise DtypeError(format_message(
             f"A value of dtype {array.dtype} cannot enter a graph.",
             values=f"{type(value).__name__} {str(value)[:60]!r}",
@@ -369,7 +369,7 @@ def as_tensor(value: ArrayLike, dtype: str | None = None, name: str | None = Non
             f"The integer {value} does not fit in {dtype}.",
             where=format_site(creation_site()),
             remedy="cast the tensor it meets to a wider dtype first"))
-    return Constant(array.astype(dtype or array.dtype.newbyteorder("="), copy=False), name=name)
+    return Constant(array.astype(dtype or dtypes.dtype_name(array.dtype), copy=False), name=name)
 
 
 def _holds_variable(value: Any) -> bool:
@@ -387,6 +387,9 @@ def promote_arguments(values: Sequence[ArrayLike], dtype: str | None = None) -> 
 
     Python numbers are weak: they follow the tensors, unless their kind is higher.
     """
+    if dtype is None and all(isinstance(value, Variable) for value in values) \
+            and len({value.type.dtype for value in values}) == 1:
+        return list(values)
     tensors = [None if is_weak(value) else as_tensor(value) for value in values]
     strong = [tensor.dtype for tensor in tensors if tensor is not None]
     if dtype is None:
@@ -412,7 +415,10 @@ def broadcast_dims(op_name: str, inputs: Sequence[Variable]
     ShapeError
         When two sizes are known and differ.
     """
-    rank = max((v.ndim for v in inputs), default=0)
+    shaped = [v.type.dims for v in inputs if v.type.dims]
+    if all(dims == shaped[0] for dims in shaped[1:]):
+        return shaped[0] if shaped else (), []
+    rank = max(map(len, shaped))
     dims: list[DimLike] = []
     guards: list[SizeGuard] = []
     for axis in range(rank):

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...runtime.artifact import ShapeError
 from ..config import config
-from ..dims import (
-    DimLike, floordiv, lower_bound, maximum, modulo, prod, proves_different, proves_equal)
+from ..dims import DimLike, prod, proves_different, proves_equal
 from ..graph import Apply, Constant, SizeGuard, TensorType, Variable, describe, dim_of
 from ..operators import FUNCTIONS
 from .op import (
@@ -265,32 +264,33 @@ def reshape(x: ArrayLike, shape: Any, ndim: int | None = None) -> Variable:
             if isinstance(entry, Constant) and entry.data == -1]
     check(len(free) <= 1, ShapeError, "reshape: only one size can be -1.", remedy="give the others")
     if free:
-        del sizes[free[0]]
-    return _RESHAPE(x, *sizes, free=free[0] if free else None)
+        sizes[free[0]] = _remaining(x, sizes[:free[0]] + sizes[free[0] + 1:])
+    return _RESHAPE(x, *sizes)
 
 
-def _remaining(dims: Sequence[DimLike], others: Sequence[DimLike]) -> DimLike:
-    """Return ``prod(dims) // prod(others)``; equal factors cancel even where they may be 0."""
-    left, right = list(dims), []
-    for dim in others:
-        equal = next((k for k, own in enumerate(left) if proves_equal(own, dim)), None)
+def _remaining(x: Variable, others: Sequence[Variable]) -> Variable:
+    """Return the size that is left for one axis of ``x`` reshaped, given the others.
+
+    Sizes that are equal cancel, so that what remains is right even where they are 0.
+    """
+    left, right = sizes_of(x), []
+    for other in others:
+        equal = next((k for k, own in enumerate(left)
+                      if proves_equal(dim_of(own), dim_of(other))), None)
         if equal is None:
-            right.append(dim)
+            right.append(other)
         else:
             del left[equal]
-    total, divisor = prod(left), prod(right)
-    if isinstance(divisor, int) and divisor <= 0:
-        return 0
-    if (lower_bound(divisor) or 0) < 1 and modulo(total, divisor) != 0:
-        divisor = maximum(divisor, 1)
-    return floordiv(total, divisor)
+    total, divisor = product(left), product(right)
+    sizes = dim_of(total), dim_of(divisor)
+    if all(isinstance(entry, int) for entry in sizes):
+        return Constant(np.int64(sizes[0] // sizes[1] if sizes[1] > 0 else 0))
+    return FUNCTIONS["floordiv"](total, divisor) if right else total
 
 
-def _infer_reshape(x: Variable, *sizes: Variable, free: int | None) -> Inferred:
+def _infer_reshape(x: Variable, *sizes: Variable) -> Inferred:
     dims = [dim_of(entry) for entry in sizes]
     guards = size_guards(sizes, dims, "reshape")
-    if free is not None:
-        dims.insert(free, _remaining(x.type.dims, dims))
     before, after = prod(x.type.dims), prod(dims)
     if not proves_equal(before, after):
         what = "reshape: the number of elements must stay the same."
@@ -302,18 +302,10 @@ def _infer_reshape(x: Variable, *sizes: Variable, free: int | None) -> Inferred:
     return [TensorType(x.dtype, tuple(dims))], guards
 
 
-def _reference_reshape(x: np.ndarray, *sizes: np.ndarray, free: int | None) -> np.ndarray:
-    dims = [int(entry) for entry in sizes]
-    if free is not None:
-        dims.insert(free, _remaining(x.shape, dims))
-    if prod(dims) != x.size:
-        raise ShapeError(f"cannot reshape {x.shape} into {tuple(dims)}")
-    return x.reshape(dims)
-
-
 _RESHAPE = row(
-    reshape, kind="linear", infer=_infer_reshape, reference=_reference_reshape,
-    derivative=Transpose({0: lambda g, x, *sizes, free: reshape(g, sizes_of(x))}),
+    reshape, kind="linear", infer=_infer_reshape,
+    reference=lambda x, *sizes: x.reshape([int(entry) for entry in sizes]),
+    derivative=Transpose({0: lambda g, x, *sizes: reshape(g, sizes_of(x))}),
     lower=ViewLowering(), section="Shapes",
     samples=(Sample(((2, 6),), (("float64",), ("int32",), ("bool",)),
                     lambda f, x: f(x, (3, -1)), lambda x: x.reshape(3, 4)),

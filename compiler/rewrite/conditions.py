@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dims import proves_equal
 from ..dtypes import is_integer
 from ..graph import Constant, Variable
 from ..operators import FUNCTIONS
@@ -79,30 +78,6 @@ def nonzero(x: Wildcard) -> Condition:
                      lambda v: FUNCTIONS["add"](FUNCTIONS["sqr"](v), 1))
 
 
-def is_constant(x: Wildcard) -> Condition:
-    """``x`` has one known value."""
-    return Condition(f"is_constant({x.name})", (x.name,),
-                     lambda facts, v: facts.scalar_value(v) is not None)
-
-
-def same_shape(x: Wildcard, y: Wildcard) -> Condition:
-    """``x`` and ``y`` are proved to have equal dims."""
-    return Condition(
-        f"same_shape({x.name}, {y.name})", (x.name, y.name),
-        lambda facts, a, b: a.ndim == b.ndim and all(map(proves_equal, a.type.dims, b.type.dims)))
-
-
-def same_dtype(x: Wildcard, y: Wildcard) -> Condition:
-    """``x`` and ``y`` have one dtype."""
-    return Condition(f"same_dtype({x.name}, {y.name})", (x.name, y.name),
-                     lambda facts, a, b: a.dtype == b.dtype)
-
-
-def is_single(axes: ParameterWildcard) -> Condition:
-    """The parameter names one axis."""
-    return Condition(f"is_single({axes.name})", (axes.name,), lambda facts, v: len(v) == 1)
-
-
 def keeps_dims(pattern: ParameterWildcard, axes: ParameterWildcard) -> Condition:
     """The dimshuffle ``pattern`` puts the reduced ``axes`` back as axes of length 1."""
     def holds(facts: Facts, entries: tuple, reduced: tuple) -> bool:
@@ -112,7 +87,6 @@ def keeps_dims(pattern: ParameterWildcard, axes: ParameterWildcard) -> Condition
     return Condition(f"keeps_dims({pattern.name}, {axes.name})", (pattern.name, axes.name), holds)
 
 
-def is_on_axis(axes: ParameterWildcard, axis: ParameterWildcard) -> Condition:
-    """The parameter ``axes`` of a reduction names just ``axis``."""
-    return Condition(f"is_on_axis({axes.name}, {axis.name})", (axes.name, axis.name),
-                     lambda facts, several, one: several == (one,))
+def has_rank(x: Wildcard, rank: int) -> Condition:
+    """``x`` has this number of axes."""
+    return Condition(f"has_rank({x.name}, {rank})", (x.name,), lambda facts, v: v.ndim == rank)

@@ -73,9 +73,12 @@ def simplify(builder: Builder, outputs: Sequence[Variable], rules: RuleSet,
         Counts the titles of the rules applied.
     """
     keep = list(keep)
+    order = toposort(outputs, keep)
     if budget is None:
-        budget = BUDGET_FACTOR * len(toposort(outputs, keep)) + BUDGET_BASE
-    engine = _Engine(builder, rules, budget, keep, fired)
+        budget = BUDGET_FACTOR * len(order) + BUDGET_BASE
+    uses = Counter(source for node in order for source in node.inputs)
+    uses.update(outputs)
+    engine = _Engine(builder, rules, budget, keep, uses, fired)
     return [engine.normal_form(output) for output in outputs]
 
 
@@ -83,8 +86,9 @@ class _Engine:
     """The state of one pass; also what conditions ask for facts."""
 
     def __init__(self, builder: Builder, rules: RuleSet, budget: int, keep: list[Variable],
-                 fired: Counter[str] | None):
+                 uses: Counter[Variable], fired: Counter[str] | None):
         self.builder, self.rules, self.budget, self.fired = builder, rules, budget, fired
+        self.uses = uses
         self.final: dict[Variable, Variable] = {variable: variable for variable in keep}
         self.forward: dict[Variable, Variable] = {}
         self.rebuilt: dict[Apply, tuple[Variable, ...]] = {}
@@ -145,6 +149,7 @@ class _Engine:
                 outputs = self.builder.apply(node.op, inputs, params, node.site)
                 self.rebuilt[node] = outputs
                 for old, new in zip(node.outputs, outputs):
+                    self.uses[new] += self.uses[old]
                     self._name(new, old)
             if outputs[variable.index] is not variable:
                 return outputs[variable.index]
@@ -191,6 +196,10 @@ class _Engine:
             return self.values[variable]
         found = self.values[variable] = _uniform_value(variable)
         return found
+
+    def is_used_once(self, variable: Variable) -> bool:
+        """Return whether one node reads the variable; new ones are taken to be read once."""
+        return self.uses[variable] <= 1
 
 
 def _sources(node: Apply) -> Sequence[Variable]:

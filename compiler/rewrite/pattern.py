@@ -108,15 +108,6 @@ def all_parameters(name: str) -> ParameterWildcard:
     return ParameterWildcard(name, is_all=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterFunction:
-    """A parameter of the right side, computed from captured ones."""
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[ParameterWildcard, ...]
-
-
 def structural(name: str) -> Callable[..., Variable]:
     """Return a function that builds pattern nodes of op ``name`` without inferring a type.
 
@@ -138,6 +129,9 @@ class Facts(Protocol):
 
     def scalar_value(self, variable: Variable) -> np.generic | None:
         """Return the one value all elements have, if it is known."""
+
+    def is_used_once(self, variable: Variable) -> bool:
+        """Return whether one node reads the variable, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,8 +456,6 @@ def _resolve_params(params: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
     for name, value in params.items():
         if isinstance(value, ParameterWildcard):
             result.update(bound[value.name] if value.is_all else {name: bound[value.name]})
-        elif isinstance(value, ParameterFunction):
-            result[name] = value.function(*(bound[a.name] for a in value.arguments))
         else:
             result[name] = value
     return result

@@ -18,7 +18,8 @@ SIZES = ("batch", "m", "n", "k", "ob", "om", "on", "lb", "lm", "lk", "rb", "rm",
 """Size arguments of a contraction: the extents, then the strides of out, left and right."""
 
 _LEADING = """
-define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column) nounwind {
+define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column)
+    noinline optnone nounwind {
   ; The leading dimension of a row-major matrix with these strides; 0 when BLAS cannot express it.
   %narrow = icmp sle i64 %columns, 1
   %adjacent = icmp eq i64 %column, 1
@@ -36,7 +37,7 @@ define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column) 
 
 _CONTRACT = """
 define internal void @tx.contract.{T}(ptr %out, ptr %left, ptr %right, {SIZES}, i1 %add)
-    noinline nounwind {{
+    noinline optnone nounwind {{
 entry:
   %ldc = call i64 @tx.leading(i64 %m, i64 %n, i64 %om, i64 %on)
   %lda = call i64 @tx.leading(i64 %m, i64 %k, i64 %lm, i64 %lk)
@@ -141,6 +142,6 @@ def _emit_plain(module: Module, dtype: str) -> tuple[str, str]:
     )),)),))
     nest = Nest("plain", (body,))
     signature = nest_signature(nest)
-    emit_kernel(module, f"tx.plain.{llvm_type(dtype)}", nest, signature)
+    emit_kernel(module, f"tx.plain.{llvm_type(dtype)}", nest, signature, "optsize")
     pointers = ", ".join(f"ptr %{buffer.name}" for buffer in signature.buffers)
     return pointers, ", ".join(f"i64 %{symbol.name}" for symbol in signature.symbols)

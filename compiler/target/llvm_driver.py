@@ -29,10 +29,14 @@ LONG_WORK = 1 << 24
 LARGEST = 1 << 62
 """Sizes above this are refused."""
 
+DRIVER_ATTRIBUTES = "nounwind noinline optnone"
+"""The functions that walk the steps are straight-line calls: optimising them gains nothing at run
+time, and LLVM takes time quadratic in the number of steps over it."""
+
 _DISPATCH = f"""
 declare void @tx_parallel_for(ptr, ptr, i64, i64)
 define internal void @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit)
-    noinline nounwind {{
+    noinline optnone nounwind {{
   %large = icmp sgt i64 %work, {PARALLEL_WORK}
   %several = icmp sgt i64 %extent, 1
   %cut = and i1 %large, %several
@@ -119,7 +123,7 @@ class _RunEmitter:
         self.kernels = _Kernels(module)
         self.writer = FunctionWriter(
             module, "define i64 @tx_run(ptr %symbols, ptr %pointers, ptr %arena, ptr %status) "
-                    "nounwind")
+                    f"{DRIVER_ATTRIBUTES}")
         listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
         self.slots = {buffer: number for number, buffer in enumerate(listed)}
         self.work = program_work(program)
@@ -298,7 +302,8 @@ class _CheckedWriter(FunctionWriter):
 
 def emit_plan(module: Module, program: Program) -> None:
     """Add ``tx_plan`` to a module."""
-    writer = _CheckedWriter(module, "define i64 @tx_plan(ptr %symbols, ptr %results) nounwind")
+    writer = _CheckedWriter(module, "define i64 @tx_plan(ptr %symbols, ptr %results) "
+                                    f"{DRIVER_ATTRIBUTES}")
     _load_symbols(writer, ordered_symbols(program))
     guards = [(writer.dim(guard.left), writer.dim(guard.right)) for guard in program.guards]
     arena = writer.dim(program.arena)

@@ -2,7 +2,7 @@
 
 Integer expressions (dims) depend on symbols only, so each operation of theirs is written where the
 innermost of its symbols is bound: at the start of a loop's body, or at the function's entry.  That
-is loop-invariant motion and common-subexpression elimination at no cost, which LLVM need not repeat.
+is loop-invariant motion and common-subexpression elimination, which LLVM need not repeat.
 """
 
 from __future__ import annotations

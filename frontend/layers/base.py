@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from .. import tensor as T
 from ..runtime.errors import ArgumentError, ShapeError, TetractysError, format_message
-from .parameter import collect_shared_vars, create_param
-
-if TYPE_CHECKING:
-    from .parameter import ParameterSpec
+from .parameter import ParameterSpec, collect_shared_vars, create_param
 
 Shape: TypeAlias = tuple[int | None, ...]
 Incoming: TypeAlias = "Layer | Sequence[int | None]"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 import tetractys as tx
 
 from .. import tensor as T
+from ..graph import inputs
 from ..runtime.errors import ArgumentError, ShapeError, format_message
 from ..shared import SharedVariable, shared
 
-if TYPE_CHECKING:
-    ParameterSpec: TypeAlias = (
-        float | np.ndarray | T.Variable
-        | Callable[[tuple[int, ...]], float | np.ndarray | T.Variable])
+ParameterValue: TypeAlias = "float | np.ndarray | T.Variable"
+ParameterSpec: TypeAlias = "ParameterValue | Callable[[tuple[int, ...]], ParameterValue]"
 
 
 def create_param(spec: ParameterSpec, shape: Sequence[int], name: str | None = None) -> T.Variable:
@@ -93,5 +92,6 @@ def collect_shared_vars(expressions: T.Variable | Iterable[T.Variable]) -> list[
     ----------
     expressions : Variable or iterable of Variable
     """
-    several = [expressions] if isinstance(expressions, T.Variable) else list(expressions)
-    return [v for v in tx.graph_inputs(several) if isinstance(v, SharedVariable)]
+    several = [expressions] if isinstance(expressions, T.Variable) else expressions
+    found = (variable for expression in several for variable in inputs(expression))
+    return list(dict.fromkeys(v for v in found if isinstance(v, SharedVariable)))

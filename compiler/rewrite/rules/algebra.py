@@ -24,7 +24,7 @@ NEUTRAL = (
     rule("n - 0 -> n", n - 0, n, Effect.EXACT),
     rule("0 - n -> -n", 0 - n, -n, Effect.SIGN_OF_ZERO),
     rule("n * 1 -> n", n * 1, n, Effect.EXACT),
-    rule("n * -1 -> -n", n * -1, -n, Effect.EXACT),
+    rule("x * -1 -> -x", x * -1, -x, Effect.EXACT),
     rule("x / 1 -> x", x / 1, x, Effect.EXACT),
     rule("x / -1 -> -x", x / -1, -x, Effect.EXACT),
     rule("copy(v) -> v", copy(v), v, Effect.EXACT),
@@ -50,6 +50,7 @@ POWERS = (
     rule("x ** -1 -> inv(x)", x ** -1, inv(x), Effect.MORE_ACCURATE),
     rule("1 / x -> inv(x)", 1 / x, inv(x), Effect.EXACT),
     rule("x * inv(y) -> x / y", x * inv(y), x / y, Effect.MORE_ACCURATE),
+    rule("inv(inv(x)) -> x", inv(inv(x)), x, Effect.MORE_ACCURATE),
     rule("sqrt(sqr(x)) -> abs(x)", sqrt(sqr(x)), abs_(x), Effect.MORE_ACCURATE),
 )
 
@@ -64,7 +65,7 @@ SIGNS = (
     rule("inv(-x) -> -inv(x)", inv(-x), -inv(x), Effect.EXACT),
     rule("sqr(-n) -> sqr(n)", sqr(-n), sqr(n), Effect.EXACT),
     rule("sqr(abs(n)) -> sqr(n)", sqr(abs_(n)), sqr(n), Effect.EXACT),
-    rule("abs(-n) -> abs(n)", abs_(-n), abs_(n), Effect.EXACT),
+    rule("abs(-x) -> abs(x)", abs_(-x), abs_(x), Effect.EXACT),
     rule("abs(abs(n)) -> abs(n)", abs_(abs_(n)), abs_(n), Effect.EXACT),
     rule("abs(x) -> x", abs_(x), x, Effect.SIGN_OF_ZERO, when=nonnegative(x)),
     rule("sin(-x) -> -sin(x)", sin(-x), -sin(x), Effect.EXACT),
@@ -114,7 +115,6 @@ FAST_MATH = (
     rule("x - x -> 0", x - x, 0, Effect.CHANGES_NONFINITE),
     rule("x / x -> 1", x / x, 1, Effect.CHANGES_DOMAIN),
     rule("(x * y) / y -> x", (x * y) / y, x, Effect.CHANGES_DOMAIN),
-    rule("inv(inv(x)) -> x", inv(inv(x)), x, Effect.CHANGES_NONFINITE),
     rule("sqr(sqrt(x)) -> x", sqr(sqrt(x)), x, Effect.CHANGES_DOMAIN),
-    rule("x ** -0.5 -> inv(sqrt(x))", x ** -0.5, inv(sqrt(x)), Effect.LESS_ACCURATE),
+    rule("x ** -0.5 -> inv(sqrt(x))", x ** -0.5, inv(sqrt(x)), Effect.CHANGES_DOMAIN),
 )

@@ -1,14 +1,19 @@
-"""Conversions of dtype that change nothing; chains of them are a computed rule."""
+"""Conversions of dtype; chains of them are a computed rule."""
 
 from __future__ import annotations
 
-from ..pattern import Effect, functions, rule, structural, wildcards
+from ..pattern import Effect, any_parameter, functions, rule, structural, wildcards
 
-invert, switch = functions("invert switch")
+neq, invert = functions("neq invert")
 cast = structural("cast")
 
 b, = wildcards("b", "b")
+dtype = any_parameter("dtype")
+_DTYPES = [{"dtype": "float32"}, {"dtype": "int8"}, {"dtype": "bool"}]
 
 CANONICAL = (
-    rule("cast(b, bool) -> b", cast(b, dtype="bool"), b, Effect.EXACT),
+    rule("cast(cast(b, dtype), bool) -> b", cast(cast(b, dtype=dtype), dtype="bool"), b,
+         Effect.EXACT, examples=_DTYPES),
+    rule("cast(b, dtype) != 0 -> b", neq(cast(b, dtype=dtype), 0), b, Effect.EXACT,
+         examples=_DTYPES[:2]),
 )

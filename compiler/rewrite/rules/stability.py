@@ -98,7 +98,7 @@ def _through(name: str, **example: Any) -> tuple[Rule, ...]:
 
 MOVED = (
     *_through("dimshuffle", operands=(), parameters={"pattern": (1, "x", 0)}),
-    *_through("reshape", operands=(np.int64(2), np.int64(6)), parameters={"free": None}),
+    *_through("reshape", operands=(np.int64(2), np.int64(6)), parameters={}),
     *_through("broadcast_to", operands=(np.int64(2), np.int64(3), np.int64(4)), parameters={}),
     *_through("subtensor", operands=(np.int64(1),),
               parameters={"spec": ((True, False, 1), (False, False, -1))}),

@@ -1,0 +1,105 @@
+"""What the documentation shows is what happens: README, docs/ and the examples in docstrings.
+
+In a Markdown file each ``python`` block is run, all blocks of a file in one namespace.  A block
+with ``>>>`` is a doctest: its outputs are compared.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tetractys as tx
+from tetractys import tensor as T
+
+ROOT = Path(__file__).parents[1]
+PACKAGES: dict[str, str] = tomllib.loads(
+    (ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def modules():
+    """Return the import name of every module.
+
+    Each package is walked in its own folder: in an editable install the sub-packages are not in
+    the folder of the package above them.
+    """
+    names = set()
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        found = pkgutil.walk_packages(package.__path__, name + ".")
+        names |= {name, *(info.name for info in found)}
+    return sorted(names)
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_their_own(tmp_path, monkeypatch):
+    """Give each document its own folder, and put the settings back."""
+    monkeypatch.chdir(tmp_path)
+    before = tx.config.floatX
+    with np.printoptions():
+        yield
+    tx.config.floatX = before
+
+
+def run_examples(examples, namespace, name):
+    """Run doctest examples in a namespace; returns the number of them, and what failed."""
+    report = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
+    test = doctest.DocTest(examples, namespace, name, None, 0, None)
+    runner.run(test, out=report.append, clear_globs=False)
+    return len(examples), "".join(report)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_run(path):
+    blocks = [block for block in FENCE.findall(path.read_text())]
+    assert blocks or path.name != "README.md"
+    namespace = {"__name__": path.stem}
+    for number, block in enumerate(blocks, 1):
+        if ">>>" in block:
+            examples = doctest.DocTestParser().get_examples(block)
+            count, report = run_examples(examples, namespace, f"{path.name} block {number}")
+            assert count and not report, report
+        else:
+            exec(compile(block, f"{path.name} block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstrings_run(name):
+    module = importlib.import_module(name)
+    tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module, name)
+             if test.examples]
+    for test in tests:
+        test.globs.update(np=np, tx=tx, T=T)
+        _, report = run_examples(test.examples, test.globs, test.name)
+        assert not report, report
+
+
+def test_a_wrong_output_is_reported():
+    examples = doctest.DocTestParser().get_examples(">>> 1 + 1\n3\n")
+    assert "Expected:" in run_examples(examples, {}, "wrong")[1]
+
+
+def test_local_links_lead_somewhere():
+    missing = []
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+            if "://" not in target and not (path.parent / target).exists():
+                missing.append(f"{path.name}: {target}")
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", ["run", "test"])
+def test_the_two_commands_are_marked(name):
+    text = (ROOT / "README.md").read_text()
+    assert len(re.findall(rf"^<!-- command: {name} -->\n```\w*\n.+\n```$", text, re.MULTILINE)) == 1
