@@ -88,24 +88,32 @@ class NestBuilder:
         self.written: list[Buffer] = []
         self.pending: list[Stmt] = []
         self.cost = 0.0
+        self.groups: list[int] = []
         self.names = 0
         self.node: Apply | None = None
 
     # -- loops -------------------------------------------------------------------------------------
 
     def open(self, extents: Iterable[DimLike], name: str = "i") -> Position:
-        """Open nested loops and return their indices."""
-        index = []
+        """Open a group of nested loops and return their indices; a length of 1 needs no loop."""
+        index: list[DimLike] = []
+        self.groups.append(0)
         for extent in extents:
+            if extent == 1:
+                index.append(0)
+                continue
+            self.groups[-1] += 1
             self.names += 1
             symbol = Symbol(f"{name}{self.names}", extent=extent)
             self.scope = Scope(self.scope, symbol, extent)
             index.append(as_dim(symbol))
         return tuple(index)
 
-    def close(self, count: int, outermost: Mark = "serial", innermost: Mark = "serial") -> None:
-        """Close ``count`` loops: pending stores first, then the loops from the inside out."""
+    def close(self, outermost: Mark = "serial", innermost: Mark = "serial",
+              groups: int = 1) -> None:
+        """Close groups of loops: pending stores first, then the loops from the inside out."""
         self.flush()
+        count = sum(self.groups.pop() for _ in range(groups))
         for level in range(count):
             scope = self.scope
             is_last = level == count - 1
@@ -134,7 +142,7 @@ class NestBuilder:
 
         Elementwise operations are walked with an explicit stack, so a chain of any length works.
         """
-        stack = [(variable, position)]
+        stack = [normal(variable, position)]
         while stack:
             variable_, position_ = stack[-1]
             key = (id(variable_), position_)
@@ -143,6 +151,7 @@ class NestBuilder:
                 continue
             source = self._source(variable_, position_)
             if isinstance(source, tuple):
+                source = normal(*source)
                 if (found := self.scope.lookup((id(source[0]), source[1]))) is None:
                     stack.append(source)
                 else:
@@ -160,9 +169,7 @@ class NestBuilder:
                     continue
                 stack.pop()
                 self._compute(source, variable_, position_, operands)
-        found = self.scope.lookup((id(variable), position))
-        assert found is not None
-        return found
+        return self._lookup(variable, position)
 
     def _source(self, variable: Variable, position: Position
                 ) -> Expr | tuple[Variable, Position] | Apply:
@@ -209,6 +216,7 @@ class NestBuilder:
         home.memo[(id(variable), position)] = expression
 
     def _lookup(self, variable: Variable, position: Position) -> Expr:
+        variable, position = normal(variable, position)
         found = self.scope.lookup((id(variable), position))
         assert found is not None
         return found
@@ -271,6 +279,14 @@ class NestBuilder:
                           scalar.const(node.op.lower.identity(dtype), dtype), self.scope)
 
 
+def normal(variable: Variable, position: Position) -> tuple[Variable, Position]:
+    """Return an access with index 0 on every axis of length 1, so that equal accesses compare so."""
+    dims = variable.type.dims
+    if 1 in dims:
+        position = tuple(0 if size == 1 else i for size, i in zip(dims, position))
+    return variable, position
+
+
 def lower_cluster(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:
     """Return the kernels of a fused cluster (a reduction to one number may take two)."""
     write = {"pointwise": _pointwise, "row": _row, "column": _column, "full": _full}[cluster.kind]
@@ -296,18 +312,13 @@ def _reductions(cluster: Cluster) -> list[Apply]:
     return [node for node in cluster.members if isinstance(node.op.lower, ReduceLowering)]
 
 
-def _marks(count: int) -> dict[str, Mark]:
-    """Return the marks of ``count`` elementwise loops."""
-    return {"outermost": "parallel", "innermost": "vector"} if count else {}
-
-
 def _pointwise(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:
     build = _builder(cluster, memory, uses)
     index = build.open(cluster.space)
     for node in cluster.members:
         if _is_stored(node, memory):
             build.store(node.outputs[0], index)
-    build.close(len(index), **_marks(len(index)))
+    build.close(outermost="parallel", innermost="vector")
     build.flush()
     return [build.kernel()]
 
@@ -339,15 +350,16 @@ def _row(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kern
         for node, total in zip(reductions, totals):
             value = build.value(node.inputs[0], index)
             build.pending.append(Accumulate(total, node.op.lower.combine, value))
-        build.close(len(inner_dims), innermost="vector")
+        build.close(innermost="vector")
         # Later passes over the row load what this one stored.
         build.inside -= {id(node) for node in stores}
         for node, total in zip(reductions, totals):
-            build.scope.memo[(id(node.outputs[0]), outer)] = total
+            out, place = normal(node.outputs[0], outer)
+            build.scope.memo[(id(out), place)] = total
             if _is_stored(node, memory):
                 build.store_value(memory.buffer_of(node.outputs[0]), outer, total)
         build.flush()
-    build.close(len(outer), outermost="parallel")
+    build.close(outermost="parallel")
     return [build.kernel()]
 
 
@@ -404,14 +416,14 @@ def _column(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[K
     kept, reduced, trailing = (cluster.space[:first], cluster.space[first:last],
                                cluster.space[last:])
     outer = build.open(kept)
-    loops = len(outer)
+    groups = 1
     width = trailing[-1]
     is_blocked = not kept and not (isinstance(width, int) and width <= COLUMN_BLOCK)
     start: DimLike = 0
     if is_blocked:
         (block,) = build.open([floordiv(width + (COLUMN_BLOCK - 1), COLUMN_BLOCK)], name="block")
         start, width = block * COLUMN_BLOCK, minimum(COLUMN_BLOCK, width - block * COLUMN_BLOCK)
-        loops += 1
+        groups += 1
     trailing = (*trailing[:-1], width)
     reductions = _reductions(cluster)
     tail = build.open(trailing)
@@ -420,7 +432,7 @@ def _column(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[K
         build.store_value(memory.buffer_of(node.outputs[0]),
                           (*outer, *tail[:-1], tail[-1] + start),
                           scalar.const(node.op.lower.identity(dtype), dtype))
-    build.close(len(tail), innermost="vector")
+    build.close(innermost="vector")
     rows = build.open(reduced, name="r")
     tail = build.open(trailing)
     columns = (*tail[:-1], tail[-1] + start)
@@ -432,9 +444,9 @@ def _column(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[K
                 build.value(node.inputs[0], (*outer, *rows, *columns))))
         elif _is_stored(node, memory):
             build.store(node.outputs[0], (*outer, *rows, *columns))
-    build.close(len(tail), innermost="vector")
-    build.close(len(rows))
-    build.close(loops, outermost="parallel" if loops else "serial")
+    build.close(innermost="vector")
+    build.close()
+    build.close(outermost="parallel", groups=groups)
     return [build.kernel()]
 
 
@@ -452,16 +464,16 @@ def _full(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Ker
     totals = [build.accumulator(node) for node in reductions]
     (offset,) = build.open([minimum(FULL_BLOCK, size - block * FULL_BLOCK)], name="r")
     _full_body(build, cluster, memory, totals, (block * FULL_BLOCK + offset,))
-    build.close(1, innermost="vector")
+    build.close(innermost="vector")
     for buffer, total in zip(partial, totals):
         build.store_value(buffer, (block,), total)
-    build.close(1, outermost="parallel")
+    build.close(outermost="parallel")
     combine = NestBuilder("combine_" + build.name, memory, set(), uses)
     totals = [combine.accumulator(node) for node in reductions]
     (k,) = combine.open([count], name="r")
     for node, total, buffer in zip(reductions, totals, partial):
         combine.pending.append(Accumulate(total, node.op.lower.combine, Load(buffer, (k,))))
-    combine.close(1, innermost="vector")
+    combine.close(innermost="vector")
     for node, total in zip(reductions, totals):
         combine.store_value(memory.buffer_of(node.outputs[0]), (), total)
     combine.flush()
@@ -474,7 +486,7 @@ def _full_in_one(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> K
     totals = [build.accumulator(node) for node in reductions]
     index = build.open(cluster.space, name="r")
     _full_body(build, cluster, memory, totals, index)
-    build.close(len(index), innermost="vector")
+    build.close(innermost="vector")
     for node, total in zip(reductions, totals):
         build.store_value(memory.buffer_of(node.outputs[0]), (), total)
     build.flush()
@@ -497,7 +509,7 @@ def lower_copy(source: Variable, target: Buffer, prefix: Position, memory: Memor
     build = NestBuilder(name, memory, set(), uses)
     index = build.open(source.type.dims)
     build.store_value(target, (*prefix, *index), build.value(source, index))
-    build.close(len(index), **_marks(len(index)))
+    build.close(outermost="parallel", innermost="vector")
     build.flush()
     return build.kernel()
 
@@ -516,6 +528,7 @@ def lower_region(region: Region, node: Apply, inside: set[int], memory: Memory,
         build.pending.append(Accumulate(Load(out, target), "add", value))
     else:
         build.store_value(out, target, value)
-    build.close(len(index), **(_marks(len(index)) if region.is_parallel else {}))
+    build.close(outermost="parallel" if region.is_parallel else "serial",
+                innermost="vector" if region.is_parallel else "serial")
     build.flush()
     return build.kernel()

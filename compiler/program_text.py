@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .loop.ir import Buffer
 from .loop.text import Names, body_text, buffer_text, dim_text
 from .program import Contract, Copy, For, Kernel, Program, Step, View
 

@@ -1,14 +1,40 @@
-"""Tetractys: symbolic expressions compiled to native code.
+"""Tetractys: symbolic expressions compiled to native code, in the style of Theano.
 
 >>> import tetractys as tx
 >>> from tetractys import tensor as T
+>>> x = T.vector("x")
+>>> y = T.log(1 + T.exp(x)).sum()
+>>> f = tx.function([x], [y, tx.grad(y, x)])
+>>> f([0.0])
+[array(0.69314718), array([0.5])]
+
+``tensor`` (``T``) has the symbolic tensors, ``layers`` and its neighbours ``init``,
+``nonlinearities``, ``objectives``, ``regularization`` and ``updates`` the networks.
 """
 
 if __name__ != "tetractys":
     raise ImportError("import tetractys, not frontend")
 
+from . import tensor
 from .compiler.config import config
+from .compiler.graph import Variable
+from .control import map
 from .function import Function, In, function
+from .gradient import (
+    Lop, Rop, grad, hessian, hessian_vector_product, jacobian, subgraph_grad, verify_grad)
+from .graph import clone
+from .printing import debugprint, pp
+from .runtime.errors import (
+    CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError, InternalError,
+    ShapeError, TetractysError)
 from .shared import SharedVariable, shared
 
-__all__ = ["Function", "In", "SharedVariable", "config", "function", "shared"]
+__all__ = [
+    "CallError", "CompileError", "DtypeError", "Function", "GradientError", "In",
+    "IndexOutOfRangeError", "InternalError", "Lop", "Rop", "ShapeError", "SharedVariable",
+    "TetractysError", "Variable", "clone", "config", "debugprint", "function", "grad", "hessian",
+    "hessian_vector_product", "jacobian", "map", "pp", "shared", "subgraph_grad", "tensor",
+    "verify_grad",
+]
+
+__version__ = "0.1.0"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .compiler.pipeline import Stages, compile_signature
 from .compiler.program_text import program_text
-from .printing import debugprint_text
+from .printing import debugprint
 
 if TYPE_CHECKING:
     from .function import Function
@@ -27,8 +27,8 @@ def explanation(function: Function, assembly: bool = False) -> str:
     artifact, stages = compile_signature(function.signature, fixed, options)
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in fixed.items()) or "symbolic"
     parts = [f"{function!r}, sizes: {sizes}",
-             _title("1 graph, as written"), debugprint_text(function.signature.results()),
-             _title("1 graph, simplified"), debugprint_text(stages.simplified)]
+             _title("1 graph, as written"), debugprint(function.signature.results(), file="str").rstrip(),
+             _title("1 graph, simplified"), debugprint(stages.simplified, file="str").rstrip()]
     parts += _levels(stages)
     parts += [_title("4 code: LLVM IR"), artifact.notes["llvm"].strip()]
     if assembly:

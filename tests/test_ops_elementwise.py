@@ -324,7 +324,7 @@ def test_derivative_passes_through_casts_between_floats_only():
     single = F["cast"](x, "float32")
     (g,) = vjp([single], [x], [as_tensor(np.array([1, 2], "float32"))])
     assert g.dtype == "float64"
-    assert value_of(g).tolist() == [1.0, 2.0]
+    assert value_of(g, {x: np.zeros(2)}).tolist() == [1.0, 2.0]
     (t,) = jvp([single], [x], [as_tensor(np.array([1.0, 2.0]))])
     assert t.dtype == "float32"
     through_int = F["cast"](F["cast"](x, "int32"), "float64")

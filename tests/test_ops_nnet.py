@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import tetractys.compiler.ops.cross_entropy  # noqa: F401  (fills the table)
-import tetractys.compiler.ops.index  # noqa: F401
-import tetractys.compiler.ops.join  # noqa: F401
-import tetractys.compiler.ops.nnet  # noqa: F401
-import tetractys.compiler.ops.ranges  # noqa: F401
+import tetractys.compiler.ops  # noqa: F401  (fills the table)
 from tetractys.compiler.derivative import vjp
 from tetractys.compiler.graph import Variable, input_variable, toposort
 from tetractys.compiler.interpret import evaluate

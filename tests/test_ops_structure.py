@@ -259,7 +259,7 @@ def test_a_negative_size_is_refused(run):
     (lambda x: x.flatten(3), ShapeError, "cannot be flattened"),
     (lambda x: T.specify_shape(np.ones((2, 3)), (2, 4)), ShapeError, "declared to have length 4"),
     (lambda x: x.repeat(T.lvector()), DtypeError, "must be constant"),
-], ids=str)
+])
 def test_errors_of_shape(call, error, message):
     with pytest.raises(error, match=message):
         call(T.matrix("x"))
@@ -404,7 +404,7 @@ def test_a_product_that_turns_out_not_to_fit_is_refused(run):
 @pytest.mark.parametrize("call, shapes", [
     (lambda a, b: T.dot(a, b), ((3,), (3,))), (lambda a, b: T.dot(a, b), ((2, 4, 3), (3,))),
     (lambda a, b: a @ b, ((4, 1, 2, 3), (5, 3, 2))),
-    (lambda a, b: T.batched_dot(a, b), ((4, 2, 3), (4, 3)))], ids=str)
+    (lambda a, b: T.batched_dot(a, b), ((4, 2, 3), (4, 3)))])
 def test_gradients_of_products(call, shapes):
     tx_arrays = [_array(shape) for shape in shapes]
     inputs = _inputs(tx_arrays)

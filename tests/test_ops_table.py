@@ -8,8 +8,7 @@ identity, and second derivatives with differences of the first.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import doctest
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-import tetractys.compiler.ops as ops_package
+import tetractys
+import tetractys.compiler.ops  # noqa: F401  (fills the table)
+from tetractys import function as compiled_function, tensor as T
 from tetractys.compiler import derivative
 from tetractys.compiler.dtypes import is_integer
 from tetractys.compiler.graph import Variable, input_variable
@@ -29,15 +30,7 @@ from tetractys.compiler.loop.ir import Const, Expr, Local
 from tetractys.compiler.operators import FUNCTIONS
 from tetractys.compiler.ops.op import (
     REGISTRY, Expand, NoDerivative, Op, Sample, ScalarLowering, as_tensor, register)
-
-for _module in pkgutil.iter_modules(ops_package.__path__):
-    importlib.import_module(f"{ops_package.__name__}.{_module.name}")
-
-try:
-    from tetractys import function as compiled_function
-except ImportError:
-    compiled_function = None
-
+from tetractys.compiler.ops.public import BUILDERS
 
 # -- cases -----------------------------------------------------------------------------------------
 
@@ -165,9 +158,7 @@ def _compiled(inputs: list[Variable], output: Variable) -> Callable[..., np.ndar
     return compiled_function(inputs, output, on_unused_input="ignore")
 
 
-BACKENDS = {"interpreted": _interpreted}
-if compiled_function is not None:
-    BACKENDS["compiled"] = _compiled
+BACKENDS = {"interpreted": _interpreted, "compiled": _compiled}
 
 
 @dataclass(frozen=True)
@@ -302,7 +293,8 @@ def _run_expression(root: Expr, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def _primitive(name: str, operands: list[np.ndarray], dtype: str) -> np.ndarray:
     if name == "fma":
-        return _fused(*operands).astype(dtype)
+        with np.errstate(all="ignore"):
+            return _fused(*operands).astype(dtype)
     return np.asarray(scalar.evaluate(name, operands, dtype))
 
 
@@ -409,11 +401,34 @@ PUBLIC = [row for row in REGISTRY.values() if row.namespace]
 
 @pytest.mark.parametrize("row", PUBLIC, ids=lambda row: row.name)
 def test_every_public_row_is_documented_and_found_by_all_its_names(row):
+    namespace = {"T": T, "T.nnet": T.nnet}[row.namespace]
     for name in (row.name, *row.aliases):
         assert FUNCTIONS[name] is row.function
+        assert getattr(namespace, name) is row.function
     assert row.function.__doc__.strip().splitlines()[0].endswith((".", ":"))
     assert "Parameters\n----------" in row.doc
     assert row.section
+
+
+@pytest.mark.parametrize("namespace", ["T", "T.nnet"])
+def test_every_builder_is_found_by_its_name(namespace):
+    module = {"T": T, "T.nnet": T.nnet}[namespace]
+    assert BUILDERS[namespace]
+    for name, function in BUILDERS[namespace].items():
+        assert getattr(module, name) is function
+
+
+DOCUMENTED = {f"{namespace}.{function.__name__}": function for namespace, functions in (
+    *BUILDERS.items(), *((row.namespace, {row.name: row.function}) for row in PUBLIC))
+    for function in functions.values() if ">>>" in function.__doc__}
+
+
+@pytest.mark.parametrize("function", DOCUMENTED.values(), ids=DOCUMENTED)
+def test_documented_example_runs(function):
+    names = {"T": T, "np": np, "tx": tetractys, function.__name__: function}
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, function.__name__, module=False, globs=names)
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
 NOT_ITS_OWN = {"grad_clip", "grad_scale", "zero_grad", "disconnected_grad"}

@@ -28,7 +28,7 @@ UNARY = {
     "double": lambda x: T.concatenate([x, -x], axis=0), "column sum": lambda x: x.sum(axis=0, keepdims=True),
     "gram": lambda x: T.dot(x, x.T), "covariance": lambda x: T.dot(x.T, x),
     "vector": lambda x: T.dot(x, x[0]).dimshuffle(0, "x"),
-    "where": lambda x: T.switch(x > 0, x, 0.1 * x), "cumulated": lambda x: x + x[:1],
+    "where": lambda x: T.switch(x > 0, x, 0.1 * x), "last row": lambda x: x + x[-1],
 }
 BINARY = {
     "add": lambda x, y: x + y, "mul": lambda x, y: x * y, "sub": lambda x, y: x - y,

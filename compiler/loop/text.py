@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..dims import Call, Dim, DimLike, Symbol
+from ..dims import Call, DimLike, Symbol
 from .ir import (
     Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
     Store,

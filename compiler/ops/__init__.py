@@ -1,1 +1,8 @@
-"""The table of operations: importing this package fills it.  One row per operation."""
+"""The table of operations: importing this package fills it.  One row per operation.
+
+``op`` is the record and the registry; every other module here holds rows, by family.
+"""
+
+from . import (  # noqa: F401  (imported to fill the table)
+    control, cross_entropy, elementwise, gradient, index, join, linalg, nnet, random, ranges,
+    reduce, shape, softmax)

@@ -138,7 +138,8 @@ def _part_of(x: Variable, y: ArrayLike, name: str
           f"{name}: the first argument must be the result of indexing a tensor.",
           describe(x) if isinstance(x, Variable) else repr(x), f"write {name}(a[index], y)")
     base, operands = owner.inputs[0], owner.inputs[1:]
-    y = as_tensor(y, base.dtype) if is_weak(y) else as_tensor(y)
+    fits = is_weak(y) and (dtypes.is_float(base.dtype) or not isinstance(y, float))
+    y = as_tensor(y, base.dtype) if fits else as_tensor(y)
     check(dtypes.is_float(base.dtype) or not dtypes.is_float(y.dtype), DtypeError,
           f"{name}: floats cannot be put into a tensor of {base.dtype}.",
           f"{describe(base)} {base.type}, {describe(y)} {y.type}", "cast one of them")

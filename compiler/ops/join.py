@@ -18,7 +18,8 @@ from .op import (
     ArrayLike, Custom, Expand, Inferred, OfExpansion, Region, Sample, ScatterLowering, as_tensor,
     check, normalize_axes, promote_arguments, shape_mismatch)
 from .public import builder, row
-from .shape import broadcast_to, dimshuffle, expand_dims, flatten, reshape, zeros_like
+from .shape import (
+    broadcast_to, dimshuffle, expand_dims, flatten, reshape, specify_shape, zeros_like)
 from .sizes import as_size, as_sizes, axis_size, sizes_of
 
 # -- joining -------------------------------------------------------------------------------------------
@@ -274,10 +275,10 @@ def repeat(x: ArrayLike, repeats: Any, axis: int | None = None) -> Variable:
               f"{describe(each)} {each.type}", "give one number for all elements")
     if np.ndim(each) > 0:
         counts = np.asarray(each)
-        check(counts.ndim == 1 and x.type.dims[axis] in (len(counts), 1) or len(counts) == 1,
-              ShapeError, "repeat: the repetitions do not fit the axis.",
-              f"{len(counts)} numbers, {describe(x)} {x.type}", "give one number for each element")
-        if len(counts) > 1:
+        check(counts.ndim == 1 and counts.dtype.kind in "iu" and (counts >= 0).all(), DtypeError,
+              "repeat: the repetitions must be a vector of integers from 0.", repr(each))
+        if len(counts) != 1:
+            x = specify_shape(x, [len(counts) if a == axis else None for a in range(x.ndim)])
             return take(x, np.repeat(np.arange(len(counts)), counts), axis)
         each = int(counts[0])
     count = as_size(each, "repeat")

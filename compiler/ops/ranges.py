@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ...runtime.artifact import DtypeError, ShapeError
-from .. import dtypes
 from ..config import config
 from ..dims import DimLike, floordiv, maximum, proves_nonnegative
 from ..graph import Apply, Constant, TensorType, Variable, describe, dim_of
@@ -31,7 +30,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None
         With one argument the range starts at 0.  Floats must be constant, because they decide the
         size; integers may be symbolic.
     dtype : str, optional
-        Default: that of the arguments, int64 for Python integers, ``floatX`` for Python floats.
+        Default: int64 for integers of any dtype, as in NumPy; ``floatX`` for Python floats.
 
     Raises
     ------
@@ -50,10 +49,8 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None
              for v in (start, stop, step)]
     if any(isinstance(v, (float, np.floating)) for v in given):
         return _float_range(given, dtype)
-    kinds = [v.dtype if isinstance(v, Variable) else np.asarray(v).dtype.name
-             for v in given if not is_weak(v)]
     bounds = [as_size(v, "arange") for v in given]
-    dtype = dtype or (dtypes.promote(*kinds) if kinds else "int64")
+    dtype = dtype or "int64"
     step = dim_of(bounds[2])
     if isinstance(step, int):
         check(step != 0, ShapeError, "arange: the step must not be 0.")
@@ -73,11 +70,13 @@ def _float_range(given: list[Any], dtype: str | None) -> Variable:
               "use start + step * T.arange(n) with an integer n")
     start, stop, step = (float(value) for value in given)
     check(step != 0, ShapeError, "arange: the step must not be 0.")
-    strong = [v.dtype.name for v in given if isinstance(v, np.floating)]
-    dtype = dtype or (dtypes.promote(*strong) if strong else config.floatX)
+    if dtype is None:
+        dtype = config.floatX if all(is_weak(value) for value in given) else "float64"
     count = max(math.ceil((stop - start) / step), 0)
     steps = FUNCTIONS["cast"](arange(count), "float64")
-    return FUNCTIONS["cast"](FUNCTIONS["add"](start, FUNCTIONS["mul"](steps, step)), dtype)
+    # NumPy takes the difference of the first two elements, which is the step rounded once.
+    stride = (start + step) - start
+    return FUNCTIONS["cast"](FUNCTIONS["add"](start, FUNCTIONS["mul"](steps, stride)), dtype)
 
 
 def _infer_arange(start: Variable, stop: Variable, step: int) -> Inferred:

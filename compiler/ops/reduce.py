@@ -152,8 +152,8 @@ def _product_of_others(x: Variable, y: Variable, axes: Axes) -> Variable:
     """For each element, the product of the others it is multiplied with.
 
     Where ``x`` is not 0 it is ``y / x``.  Where it is 0: the product of the non-zero elements if it
-    is the only zero; else 0, written as (sum of the other zeros) times that product, because with
-    two zeros its derivative with respect to the other one is not 0.
+    is the only zero; if there is another zero, that one times this product, so that the derivative
+    with respect to the other zero is right; else 0.
     """
     F = FUNCTIONS
     is_zero = F["eq"](x, 0)
@@ -162,8 +162,8 @@ def _product_of_others(x: Variable, y: Variable, axes: Axes) -> Variable:
     zeros = F["switch"](is_zero, x, 0)
     other_zeros = F["sub"](_spread(_SUM(zeros, axes=axes), x, axes), zeros)
     count = _spread(_SUM(F["cast"](is_zero, "int64"), axes=axes), x, axes)
-    among_zeros = F["mul"](rest, F["switch"](F["eq"](count, 1), 1, other_zeros))
-    return F["switch"](is_zero, F["cast"](among_zeros, x.dtype),
+    of_zeros = F["switch"](F["eq"](count, 1), 1, F["switch"](F["eq"](count, 2), other_zeros, 0))
+    return F["switch"](is_zero, F["mul"](rest, F["cast"](of_zeros, x.dtype)),
                        F["true_div"](_spread(y, x, axes), nonzero))
 
 

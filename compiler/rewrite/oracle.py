@@ -27,7 +27,8 @@ _FAR = mpf(1000)
 """Where erf is 1 and erfc is 0 for every float dtype."""
 
 
-def true_values(output: Variable, values: Mapping[Variable, np.ndarray]) -> np.ndarray:
+def true_values(output: Variable, values: Mapping[Variable, np.ndarray],
+                is_pointwise: bool = False) -> np.ndarray:
     """Return the exact values of a graph: an object array of ``mpf``, None where undecided.
 
     Parameters
@@ -35,17 +36,23 @@ def true_values(output: Variable, values: Mapping[Variable, np.ndarray]) -> np.n
     output : Variable
     values : mapping of Variable to array
         The machine numbers at the inputs, taken as exact.
+    is_pointwise : bool
+        All arrays are vectors of independent points: only the undecided ones are tried again.
 
     Raises
     ------
     InternalError
         If the graph has an op the oracle does not know.
     """
-    for bits in BITS:
-        with mp.workprec(bits):
-            result = _evaluate(output, values)
-        if not any(value is None for value in result.flat):
-            break
+    with mp.workprec(BITS[0]):
+        result = _evaluate(output, values)
+    undecided = np.array([value is None for value in result.flat]).reshape(result.shape)
+    if undecided.any():
+        with mp.workprec(BITS[1]):
+            if is_pointwise:
+                result[undecided] = _evaluate(output, {v: a[undecided] for v, a in values.items()})
+            else:
+                result = _evaluate(output, values)
     return result
 
 
