@@ -40,6 +40,11 @@ def evaluate(outputs: Sequence[Variable], values: Mapping[Variable, Any]) -> lis
     InternalError
         If an op's reference contradicts the type inferred for its output.
     """
+    with np.errstate(all="ignore"):
+        return _evaluate(outputs, values)
+
+
+def _evaluate(outputs: Sequence[Variable], values: Mapping[Variable, Any]) -> list[np.ndarray]:
     given = {variable: _checked(variable, value) for variable, value in values.items()}
     sizes = Sizes(given)
     arrays = {id(variable): array for variable, array in given.items()}
@@ -165,8 +170,7 @@ def _run(node: Apply, arrays: list[np.ndarray], sizes: Sizes) -> list[np.ndarray
     for guard in node.guards:
         _check_guard(node, guard, arrays, sizes)
     params = {name: sizes.in_params(value, node) for name, value in node.params.items()}
-    with np.errstate(all="ignore"):
-        results = node.op.reference(*arrays, **params)
+    results = node.op.reference(*arrays, **params)
     if not isinstance(results, (tuple, list)):
         results = (results,)
     results = [np.asarray(result) for result in results]

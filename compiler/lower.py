@@ -17,6 +17,8 @@ from .graph import Apply, Variable, describe, format_site
 from .loop import scalar
 from .loop.ir import (
     Accumulate, Buffer, Check, Const, Expr, For, Index, Let, Load, Local, Mark, Nest, Stmt, Store)
+from .loop.schedule import collapse
+from .loop.walk import buffers_read, buffers_written
 from .ops.op import IndexLowering, ReduceLowering, Region, ScalarLowering
 from .program import Failure, Kernel
 
@@ -130,10 +132,8 @@ class NestBuilder:
 
     def kernel(self) -> Kernel:
         """Return the finished kernel."""
-        from .loop.schedule import buffers_of, collapse
         nest = collapse(Nest(self.name, tuple(self.root.body), max(self.cost, 1.0)))
-        reads, writes = buffers_of(nest)
-        return Kernel(nest, reads, writes)
+        return Kernel(nest, buffers_read(nest), buffers_written(nest))
 
     # -- values ---------------------------------------------------------------------------------------
 

@@ -29,14 +29,16 @@ from typing import Protocol
 
 import numpy as np
 
-from ..runtime.artifact import Argument, Artifact, CompileError, ShapeError, format_message
+from ..runtime import artifact as errors
+from ..runtime.artifact import Argument, Artifact, CompileError, format_message
 from .bufferize import BufferOptions, FunctionGraph, MapBody, bufferize
 from .dims import Dim, DimLike, Symbol, as_dim, as_symbol, substitute, symbols_of
 from .expand import expand
 from .graph import (
-    Apply, DataSymbol, SharedBase, SizeGuard, Variable, describe, format_site, rebuild, toposort)
+    Apply, DataSymbol, SharedBase, SizeGuard, Variable, describe, dim_of, format_site, rebuild,
+    toposort)
 from .intern import Interner, map_dims
-from .ops.op import MapLowering
+from .ops.op import IndexLowering, MapLowering, ScatterLowering
 from .plan import plan_memory
 from .program import Guard, Program
 
@@ -241,6 +243,13 @@ def _inline_bodies(results: Sequence[Variable], interner: Interner, options: Opt
     return bodies
 
 
+def positions_of(node: Apply) -> tuple[Variable, ...]:
+    """Return the integer scalars whose values a node's index or region rule reads as dims."""
+    first = {IndexLowering: 1, ScatterLowering: 2}.get(type(node.op.lower))
+    return () if first is None else tuple(
+        source for source in node.inputs[first:] if source.ndim == 0 and source.dtype == "int64")
+
+
 def _data_symbols(results: Iterable[Variable], bodies: Mapping[int, MapBody],
                   guards: Iterable[Guard], bound: set[Symbol]) -> list[DataSymbol]:
     """Return the sizes that depend on data, and refuse sizes nothing defines."""
@@ -259,6 +268,8 @@ def _data_symbols(results: Iterable[Variable], bodies: Mapping[int, MapBody],
                 visit(dim, node)
         for value in node.params.values():
             map_dims(value, lambda dim, node=node: visit(dim, node))
+        for source in positions_of(node):
+            visit(dim_of(source), node)
     for guard in guards:
         visit(guard.left, None)
         visit(guard.right, None)
@@ -306,6 +317,9 @@ def _free(dim: DimLike) -> Symbol | None:
 
 def guard_message(guard: SizeGuard, node: Apply | None = None) -> str:
     """Return the message of a broken guard, with ``{0}`` and ``{1}`` for the two sizes."""
+    if guard.reason:
+        return format_message(_braced(guard.reason), values="{0} and {1} differ",
+                              where=_braced(format_site(node.site)) if node else "")
     parts = []
     for place, (variable, axis) in enumerate((guard.left_of, guard.right_of)):
         site = f" (from {format_site(variable.site)})" if variable.site else ""
@@ -332,7 +346,8 @@ def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> No
         for guard in node.guards:
             left, right = substitute(guard.left, sizes), substitute(guard.right, sizes)
             if isinstance(left, int) and isinstance(right, int) and left != right:
-                raise ShapeError(guard_message(guard, node).format(left, right))
+                raise getattr(errors, guard.kind)(
+                    guard_message(guard, node).format(left, right))
 
 
 # -- code, from the store or from the target ----------------------------------------------------------

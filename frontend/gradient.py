@@ -22,6 +22,7 @@ from .compiler.ops.control import LoopIndex, map_loop
 from .compiler.ops.gradient import (  # noqa: F401  (public here, as in Theano)
     disconnected_grad, grad_clip, grad_scale, zero_grad)
 from .compiler.ops.op import as_tensor
+from .compiler.rewrite.stabilize import stabilize
 from .runtime.errors import GradientError, ShapeError, format_message
 
 consider_constant = disconnected_grad
@@ -101,7 +102,8 @@ def grad(cost: Variable | None, wrt: OneOrMany, consider_constant: Iterable[Vari
     _check_floats(variables, "grad")
     constants = tuple(consider_constant or ())
     seeds = [] if cost is None else [as_tensor(1.0, cost.dtype)]
-    found = vjp([] if cost is None else [cost], variables, seeds, known, constants,
+    outputs = [] if cost is None else stabilize([cost], [*variables, *known, *constants])
+    found = vjp(outputs, variables, seeds, known, constants,
                 raise_undefined=null_gradients == "raise")
     connected = is_connected(starts, variables, constants)
     results = [_result(g, v, is_reached, disconnected_inputs, return_disconnected, cost)
@@ -143,7 +145,8 @@ def Lop(f: OneOrMany, wrt: OneOrMany, eval_points: OneOrMany,
     variables = _as_list(wrt)
     _check_floats(variables, "Lop")
     constants = tuple(consider_constant or ())
-    found = vjp(outputs, variables, points, consider_constant=constants)
+    found = vjp(stabilize(outputs, [*variables, *constants]), variables, points,
+                consider_constant=constants)
     results = [_result(g, v, is_reached, disconnected_inputs, "zero", outputs[0])
                for g, v, is_reached in zip(found, variables,
                                            is_connected(outputs, variables, constants))]
@@ -181,7 +184,7 @@ def Rop(f: OneOrMany, wrt: OneOrMany, eval_points: OneOrMany,
     _check_floats(variables, "Rop")
     outputs = _as_list(f)
     results = []
-    for output, tangent in zip(outputs, jvp(outputs, variables, points)):
+    for output, tangent in zip(outputs, jvp(stabilize(outputs, variables), variables, points)):
         connected = tangent is not None or any(is_connected([output], variables))
         results.append(_result(tangent, output, connected, disconnected_outputs,
                                return_disconnected, None))
@@ -225,7 +228,7 @@ def jacobian(expression: Variable, wrt: OneOrMany,
     _check_floats([expression], "jacobian")
     constants = tuple(consider_constant or ())
     connected = is_connected([expression], variables, constants)
-    flat = FUNCTIONS["flatten"](expression)
+    flat = FUNCTIONS["flatten"](*stabilize([expression], [*variables, *constants]))
     index = LoopIndex(FUNCTIONS["axis_size"](flat, 0))
     one_hot = FUNCTIONS["cast"](FUNCTIONS["eq"](FUNCTIONS["arange"](index.count), index),
                                 expression.dtype)
@@ -331,7 +334,7 @@ def subgraph_grad(wrt: Sequence[Variable], end: Sequence[Variable],
     _check_floats([*wrt, *end], "subgraph_grad")
     if cost is not None:
         _check_cost(cost)
-    outputs = [] if cost is None else [cost]
+    outputs = [] if cost is None else stabilize([cost], [*wrt, *end, *known])
     found = vjp(outputs, [*wrt, *end], [as_tensor(1.0, cost.dtype)] if outputs else [], known,
                 stop=end)
     zeros = FUNCTIONS["zeros_like"]

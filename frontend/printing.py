@@ -262,6 +262,8 @@ def _pieces(variable: Variable) -> list[str | Variable]:
 def _index_pieces(spec: tuple, operands: Sequence[Variable]) -> list[str | Variable]:
     """Return the text between the brackets of an indexing."""
     rest = iter(operands)
+    while len(spec) > 1 and spec[-1] == (False, False, 1):
+        spec = spec[:-1]
     pieces: list[str | Variable] = []
     for entry in spec:
         if entry == "new":

@@ -37,7 +37,7 @@ def functions_of(namespace: str) -> dict[str, Callable[..., Any]]:
     return {**found, **BUILDERS.get(namespace, {})}
 
 
-# -- constants and inputs ------------------------------------------------------------------------------
+# -- constants and inputs --------------------------------------------------------------------------
 
 
 def constant(value: Any, name: str | None = None, ndim: int | None = None,
@@ -134,7 +134,7 @@ class TensorType:
     make_variable = __call__
 
 
-# -- the named constructors ----------------------------------------------------------------------------
+# -- the named constructors ------------------------------------------------------------------------
 
 PATTERNS: dict[str, tuple[int | None, ...]] = {
     "scalar": (), "vector": (None,), "row": (1, None), "col": (None, 1), "matrix": (None,) * 2,

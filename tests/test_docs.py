@@ -1,15 +1,18 @@
 """What the documentation shows is what happens: README, docs/ and the examples in docstrings.
 
 In a Markdown file each ``python`` block is run, all blocks of a file in one namespace.  A block
-with ``>>>`` is a doctest: its outputs are compared.
+that starts with ``>>>`` is a doctest: its outputs are compared.
 """
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,6 +21,8 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
+from tetractys.compiler.operators import FUNCTIONS
+from tetractys.compiler.ops.op import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 PACKAGES: dict[str, str] = tomllib.loads(
@@ -44,12 +49,16 @@ def modules():
 
 @pytest.fixture(autouse=True)
 def _settings_of_their_own(tmp_path, monkeypatch):
-    """Give each document its own folder, and put the settings back."""
+    """Give each document its own folder; put settings back, and take rows out that it added."""
     monkeypatch.chdir(tmp_path)
     before = tx.config.floatX
+    tables = [(table, dict(table)) for table in (REGISTRY, FUNCTIONS)]
     with np.printoptions():
         yield
     tx.config.floatX = before
+    for table, content in tables:
+        table.clear()
+        table.update(content)
 
 
 def run_examples(examples, namespace, name):
@@ -70,7 +79,7 @@ def test_documents_run(path):
     reports = []
     for number, block in enumerate(blocks, 1):
         name = f"{path.name} block {number}"
-        if ">>>" in block:
+        if block.startswith(">>>"):
             count, report = run_examples(doctest.DocTestParser().get_examples(block), namespace,
                                          name)
             assert count
@@ -78,6 +87,42 @@ def test_documents_run(path):
         else:
             exec(compile(block, name, "exec"), namespace)
     assert not reports, "".join(reports)
+
+
+PUBLISH = """
+from tetractys import tensor
+vars(tensor).update(tensor.functions_of("T"))
+vars(tensor.nnet).update(tensor.functions_of("T.nnet"))
+"""
+"""What importing Tetractys does with rows that are in ``compiler/ops`` from the start."""
+
+
+def test_rows_of_the_documentation_pass_the_generated_tests(tmp_path):
+    blocks = FENCE.findall((ROOT / "docs" / "add_an_op.md").read_text())
+    rows = "\n".join(block for block in blocks if not block.startswith(">>>"))
+    (tmp_path / "rows_of_the_page.py").write_text(rows + PUBLISH)
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "rows_of_the_page", "-p", "no:cacheprovider",
+         "tests/test_ops_table.py", "-k", "hypot or silu"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    assert int(re.search(r"(\d+) passed", found.stdout)[1]) > 50
+
+
+def test_the_reference_is_current():
+    script = ROOT / "docs" / "generate_reference.py"
+    found = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_a_reference_that_is_not_current_is_reported(tmp_path):
+    outdated = tmp_path / "reference.md"
+    outdated.write_text((ROOT / "docs" / "reference.md").read_text().replace("exp", "eggs", 1))
+    script = ROOT / "docs" / "generate_reference.py"
+    found = subprocess.run([sys.executable, str(script), "--check", "--output", str(outdated)],
+                           capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "generate_reference.py" in found.stderr and "+" in found.stderr
 
 
 @pytest.mark.parametrize("name", modules())

@@ -71,7 +71,7 @@ BAD = [
      [over(Accumulate(Load(OUT, (0,)), "add", XI), mark="vector")]),
     ("read an element that others write",
      [over(Store(OUT, (0,), XI), Store(OUT, (i,), Load(OUT, (0,))), mark="vector")]),
-    ("unknown primitive 'exp'", [Store(OUT, (0,), Scalar("exp", (ONE,), "float32"))]),
+    ("unknown primitive 'expo'", [Store(OUT, (0,), Scalar("expo", (ONE,), "float32"))]),
     ("add takes 2 arguments", [Store(OUT, (0,), Scalar("add", (ONE,), "float32"))]),
     ("add of different dtypes", [Store(OUT, (0,), Scalar(
         "add", (ONE, const(1, "float64")), "float32"))]),

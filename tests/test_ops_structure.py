@@ -1,4 +1,4 @@
-"""Reductions, shapes, joining, ranges and products: compared with NumPy, interpreted and compiled."""
+"""Reductions, shapes, joining, ranges, products: compared with NumPy, interpreted and compiled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tetractys import tensor as T
 from tetractys.compiler.dims import proves_equal
 from tetractys.compiler.graph import dim_of
 from tetractys.compiler.interpret import evaluate
-from tetractys.runtime.errors import DtypeError, IndexOutOfRangeError, ShapeError
+from tetractys.runtime.errors import DtypeError, ShapeError
 
 RANDOM = np.random.default_rng(0)
 
@@ -50,7 +50,7 @@ def check_like_numpy(run, symbolic, reference, *arrays, tolerance=1e-12):
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-# -- reductions --------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 @BOTH
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), (1, -1), (0, 1, 2), ()], ids=str)
@@ -148,7 +148,7 @@ def test_derivatives_of_a_product_are_right_at_zeros(values):
     np.testing.assert_allclose(second, [[0, c, b], [c, 0, a], [b, a, 0]])
 
 
-# -- shapes ------------------------------------------------------------------------------------------
+# -- shapes ----------------------------------------------------------------------------------------
 
 def test_reading_a_size_needs_no_value():
     x = T.matrix("x")
@@ -223,7 +223,8 @@ def test_reshape_to_another_number_of_elements_is_refused(run):
 @BOTH
 def test_sizes_that_are_data(run):
     n, x = T.lscalar("n"), T.vector("x")
-    outputs = [T.zeros((n, 2)), T.arange(n), T.eye(n), x.reshape((n, -1)), T.alloc(x, n, x.shape[0])]
+    outputs = [T.zeros((n, 2)), T.arange(n), T.eye(n), x.reshape((n, -1)),
+               T.alloc(x, n, x.shape[0])]
     function = run([n, x], outputs)
     for size in (3, 1, 6):
         results = function(np.int64(size), np.arange(6.0))
@@ -289,7 +290,7 @@ def test_split_by_sizes_and_into_equal_parts(run):
         T.split(np.zeros(5), 2)
 
 
-# -- ranges ------------------------------------------------------------------------------------------
+# -- ranges ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("arguments", [
     (5,), (2, 7), (7, 2, -2), (0, 10, 3), (3, 3), (5, 2), (-4,), (0.0, 1.0, 0.25), (1, 0, -0.3),
@@ -316,7 +317,8 @@ def test_symbolic_ranges_are_pythons(run):
 def test_special_matrices_are_numpys(run, k):
     x, v = _array((3, 4)), _array((3,))
     for name in ("tril", "triu", "diagonal", "diag"):
-        check_like_numpy(run, lambda m: getattr(T, name)(m, k), lambda m: getattr(np, name)(m, k), x)
+        check_like_numpy(run, lambda m: getattr(T, name)(m, k),
+                         lambda m: getattr(np, name)(m, k), x)
     check_like_numpy(run, lambda m: T.eye(m.shape[0], m.shape[1], k),
                      lambda m: np.eye(*m.shape, k), x)
     check_like_numpy(run, lambda m: T.tri(m.shape[0], m.shape[1], k),
@@ -326,7 +328,7 @@ def test_special_matrices_are_numpys(run, k):
     check_like_numpy(run, T.identity_like, lambda m: np.eye(*m.shape), x)
 
 
-# -- products ----------------------------------------------------------------------------------------
+# -- products --------------------------------------------------------------------------------------
 
 PRODUCTS = [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((2, 3), (3, 4)), ((2, 5, 3), (3, 4)),
             ((2, 5, 3), (3,)), ((3,), (4, 3, 2)), ((2, 3), (4, 3, 2)), ((2, 5, 3), (4, 3, 2)),

@@ -25,7 +25,7 @@ from tetractys.compiler import derivative
 from tetractys.compiler.dtypes import is_integer
 from tetractys.compiler.graph import Variable, input_variable
 from tetractys.compiler.interpret import evaluate
-from tetractys.compiler.loop import scalar
+from tetractys.compiler.loop import math, scalar
 from tetractys.compiler.loop.ir import Const, Expr, Local
 from tetractys.compiler.operators import FUNCTIONS
 from tetractys.compiler.ops.op import (
@@ -292,6 +292,9 @@ def _run_expression(root: Expr, values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _primitive(name: str, operands: list[np.ndarray], dtype: str) -> np.ndarray:
+    if name in math.FUNCTIONS:
+        parameters, body = math.definition(name, dtype, len(operands))
+        return _run_expression(body, dict(zip((p.name for p in parameters), operands)))
     if name == "fma":
         with np.errstate(all="ignore"):
             return _fused(*operands).astype(dtype)

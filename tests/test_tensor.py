@@ -1,4 +1,4 @@
-"""The symbolic API: constructors of inputs, the table's functions as ``T.*``, NumPy's as ``np.*``."""
+"""The symbolic API: constructors of inputs, the table's functions as ``T.*``, and NumPy's."""
 
 from __future__ import annotations
 

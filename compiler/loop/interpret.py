@@ -20,6 +20,7 @@ from .ir import (
     Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
     Store,
 )
+from .math import FUNCTIONS, definition
 from .text import statement_text
 from .walk import postorder
 
@@ -140,11 +141,11 @@ class _Interpreter:
         target = stmt.target
         if isinstance(target, Local):
             old = self.local(target, stmt)
-            self.locals[target] = _apply(stmt.combine, [old, value], target.dtype)
+            self.locals[target] = _primitive(stmt.combine, [old, value], target.dtype)
         else:
             old = self.read(target, stmt)
             self.write(target.buffer, target.position,
-                       _apply(stmt.combine, [old, value], target.dtype), stmt)
+                       _primitive(stmt.combine, [old, value], target.dtype), stmt)
 
     def value(self, root: Expr, stmt: Stmt) -> np.generic:
         """Return the value of an expression."""
@@ -167,7 +168,7 @@ class _Interpreter:
         if isinstance(node, Local):
             return self.local(node, stmt)
         assert isinstance(node, Scalar)
-        return _apply(node.name, [values[id(arg)] for arg in node.args], node.dtype)
+        return scalar_value(node, [values[id(arg)] for arg in node.args])
 
     def local(self, local: Local, stmt: Stmt) -> np.generic:
         """Return the value of a local."""
@@ -236,5 +237,19 @@ class _Interpreter:
         return InternalError(f"nest {self.nest.name}: {what}\n  in: {statement_text(stmt)}")
 
 
-def _apply(name: str, values: list[np.generic], dtype: str) -> np.generic:
+def _primitive(name: str, values: list[np.generic], dtype: str) -> np.generic:
     return np.asarray(scalar.evaluate(name, values, dtype))[()]
+
+
+def scalar_value(node: Scalar, values: list[np.generic]) -> np.generic:
+    """Return the value of a primitive, or of a function by its definition."""
+    if node.name not in FUNCTIONS:
+        return _primitive(node.name, values, node.dtype)
+    parameters, result = definition(node.name, node.dtype, len(values))
+    known: dict[int, np.generic] = dict(zip(map(id, parameters), values))
+    for inner in postorder(result):
+        if isinstance(inner, Const):
+            known[id(inner)] = np.asarray(inner.value, inner.dtype)[()]
+        elif isinstance(inner, Scalar):
+            known[id(inner)] = scalar_value(inner, [known[id(arg)] for arg in inner.args])
+    return known[id(result)]

@@ -10,7 +10,8 @@
                |  Check(condition, code, value)          report error `code` unless condition
     mark       =  serial | parallel | vector | unroll | block | thread
     expression =  Const(value)  |  Index(dim)  |  Load(buffer, position)  |  Local
-               |  Scalar(name, arguments)                a row of compiler/loop/scalar.py
+               |  Scalar(name, arguments)                a row of compiler/loop/scalar.py, or a
+                                                         function of compiler/loop/math.py
 
 *Positions* are tuples of dims (``compiler/dims.py``): integer polynomials over size symbols, loop
 indices, and integer symbols bound by ``Let`` (an index that was itself loaded from memory).  Every
@@ -110,7 +111,8 @@ class Local:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scalar:
-    """A primitive scalar operation (a row of ``scalar.SCALARS``) on expressions."""
+    """A scalar operation on expressions: a primitive (a row of ``scalar.SCALARS``) or a call of a
+    function of ``math.py``, which every target defines once from its expression."""
 
     name: str
     args: tuple[Expr, ...]

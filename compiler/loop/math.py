@@ -16,14 +16,15 @@ Builders given one :class:`ExprCache` share nodes: the exponential of ``sigmoid(
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache as memoize
 
 from . import error_function, exponential, power, trigonometry
-from .ir import Expr
+from .ir import Const, Expr, Local, Scalar
 from .random_bits import normal_from_uniform, philox4x32, uniform_from_bits
 from .value import ExprCache, Value
 
 __all__ = [
-    "ACCURACY", "ExprCache", "FUNCTIONS", "normal_from_uniform", "philox4x32", "uniform_from_bits",
+    "ACCURACY", "ExprCache", "FUNCTIONS", "call", "definition", "normal_from_uniform", "philox4x32", "uniform_from_bits",
 ]
 
 
@@ -59,6 +60,34 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
 
 ``pow``, ``ipow`` and ``arctan2`` take two arguments, the others one.
 """
+
+
+def call(name: str, *args: Expr) -> Expr:
+    """Return a call of a function, which keeps its name until a target needs the definition.
+
+    With a literal argument (``pow(x, 3)``) it is written out in place, where it simplifies.
+    """
+    assert name in FUNCTIONS and len({arg.dtype for arg in args}) == 1, name
+    if any(isinstance(arg, Const) for arg in args):
+        return FUNCTIONS[name](*args)
+    return Scalar(name, args, args[0].dtype)
+
+
+@memoize
+def definition(name: str, dtype: str, arity: int) -> tuple[tuple[Local, ...], Expr]:
+    """Return a function's parameters, and its expression over them.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`FUNCTIONS`.
+    dtype : str
+        Of all arguments and of the result.
+    arity : int
+    """
+    parameters = tuple(Local(f"x{number}", dtype) for number in range(arity))
+    return parameters, FUNCTIONS[name](*parameters)
+
 
 ACCURACY: dict[str, dict[str, float]] = {
     "exp": {"float32": 1.00, "float64": 1.00},

@@ -80,6 +80,28 @@ def _integer_modulo(x, y):
         return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y))).astype(y.dtype)
 
 
+def _fused_multiply_add(x, y, z):
+    """Return ``x*y + z`` with one rounding (to within the last bit).
+
+    float32 is computed in float64; float64 adds the errors of product and sum, which Dekker's and
+    Knuth's error-free transformations give (T. J. Dekker, "A floating-point technique for extending
+    the available precision", 1971).
+    """
+    x, y, z = (np.asarray(value) for value in (x, y, z))
+    if x.dtype == np.float32:
+        return (x.astype("float64") * y + z).astype("float32")
+    product = x * y
+    total = product + z
+    halves = [(value * 134217729.0) - ((value * 134217729.0) - value) for value in (x, y)]
+    tails = [value - half for value, half in zip((x, y), halves)]
+    product_error = (((halves[0] * halves[1] - product) + halves[0] * tails[1]
+                      + tails[0] * halves[1]) + tails[0] * tails[1])
+    part = total - product
+    sum_error = (product - (total - part)) + (z - part)
+    exact = total + (sum_error + product_error)
+    return np.where(np.isfinite(exact), exact, total)
+
+
 _ROWS = (
     ScalarOp("add", 2, "if", "same", np.add, "sum; integers wrap"),
     ScalarOp("sub", 2, "if", "same", np.subtract, "difference; integers wrap"),
@@ -89,7 +111,7 @@ _ROWS = (
              "integer quotient rounded down; x // 0 is 0; min // -1 wraps to min"),
     ScalarOp("mod", 2, "i", "same", _integer_modulo,
              "remainder with the divisor's sign; x % 0 is 0"),
-    ScalarOp("fma", 3, "f", "same", lambda x, y, z: x * y + z,
+    ScalarOp("fma", 3, "f", "same", _fused_multiply_add,
              "x*y+z with one rounding where the target has it"),
     ScalarOp("neg", 1, "if", "same", np.negative, "negation; flips the sign of zero"),
     ScalarOp("abs", 1, "if", "same", np.abs, "absolute value"),

@@ -12,50 +12,7 @@ from dataclasses import replace
 from ..access import flat_offset
 from ..dims import DimLike, Symbol, as_dim, prod, substitute, symbols_of
 from .ir import (
-    Accumulate, Buffer, Check, Expr, For, If, Index, Let, Load, Nest, Scalar, Stmt, Store)
-
-
-def buffers_of(nest: Nest) -> tuple[tuple[Buffer, ...], tuple[Buffer, ...]]:
-    """Return the buffers a nest reads and those it writes, each once, in order of first use."""
-    reads: dict[Buffer, None] = {}
-    writes: dict[Buffer, None] = {}
-    for node in _walk(nest.body):
-        if isinstance(node, Load):
-            reads.setdefault(node.buffer)
-        elif isinstance(node, Store):
-            writes.setdefault(node.buffer)
-        elif isinstance(node, Accumulate) and isinstance(node.target, Load):
-            writes.setdefault(node.target.buffer)
-    return tuple(reads), tuple(writes)
-
-
-def _walk(body: tuple[Stmt, ...]) -> list[Stmt | Expr]:
-    """Return all statements and (each once) expressions of a body."""
-    found: list[Stmt | Expr] = []
-    seen: set[int] = set()
-    stack: list[Stmt | Expr] = list(reversed(body))
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        found.append(node)
-        stack.extend(reversed(_children(node)))
-    return found
-
-
-def _children(node: Stmt | Expr) -> tuple[Stmt | Expr, ...]:
-    if isinstance(node, For):
-        return node.body
-    if isinstance(node, If):
-        return (node.condition, *node.body)
-    if isinstance(node, (Store, Let)):
-        return (node.value,)
-    if isinstance(node, Accumulate):
-        return (node.target, node.value)
-    if isinstance(node, Check):
-        return (node.condition, node.value)
-    return node.args if isinstance(node, Scalar) else ()
+    Accumulate, Buffer, Check, Expr, For, Index, Let, Load, Nest, Scalar, Stmt, Store)
 
 
 def collapse(nest: Nest) -> Nest:

@@ -12,6 +12,7 @@ from .ir import (
     Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
     Store,
 )
+from .math import FUNCTIONS
 from .scalar import SCALARS, kind_of
 from .text import statement_text
 from .walk import bound_symbols, loads, operands, postorder, statements, target_access
@@ -206,7 +207,10 @@ def _unconditional(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
 
 
 def scalar_fault(node: Scalar) -> str | None:
-    """Return what is wrong with the dtypes of a primitive operation, or None."""
+    """Return what is wrong with the dtypes of a scalar operation, or None."""
+    if node.name in FUNCTIONS:
+        dtypes = {arg.dtype for arg in node.args} | {node.dtype}
+        return None if len(dtypes) == 1 else f"{node.name} of different dtypes"
     row = SCALARS.get(node.name)
     if row is None:
         return f"unknown primitive {node.name!r}"

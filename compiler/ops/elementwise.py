@@ -18,7 +18,6 @@ from .. import dtypes
 from ..graph import Constant, TensorType, Variable, describe
 from ..loop import scalar
 from ..loop.ir import Expr
-from ..loop.value import ExprCache
 from ..operators import FUNCTIONS
 from .op import (
     REGISTRY, Custom, Derivative, Inferred, NoDerivative, Op, Sample, ScalarLowering, as_tensor,
@@ -53,9 +52,17 @@ NUMBER = Conversion(lambda dtype: "int8" if dtype == dtypes.BOOL else dtype,
 
 def convert_arguments(values: Sequence[Any], conversion: Conversion) -> list[Variable]:
     """Return the arguments as variables of the one dtype that ``conversion`` chooses."""
-    inputs = promote_arguments(values)
-    dtype = conversion.dtype(inputs[0].dtype)
-    return [as_tensor(v, dtype) for v in inputs]
+    inputs = list(values) if _have_one_dtype(values) else promote_arguments(values)
+    found = inputs[0].type.dtype
+    dtype = conversion.dtype(found)
+    return inputs if dtype == found else [as_tensor(v, dtype) for v in inputs]
+
+
+def _have_one_dtype(values: Sequence[Any]) -> bool:
+    """Return whether all are variables of one dtype: the usual case, which needs no promotion."""
+    first = values[0]
+    return isinstance(first, Variable) and all(
+        isinstance(v, Variable) and v.type.dtype == first.type.dtype for v in values)
 
 
 def convert_arrays(arrays: Sequence[np.ndarray], conversion: Conversion) -> list[np.ndarray]:
@@ -67,13 +74,13 @@ def convert_arrays(arrays: Sequence[np.ndarray], conversion: Conversion) -> list
 # -- scalar mathematics of the loop level ----------------------------------------------------------
 
 def math_function(name: str) -> Callable[..., Expr]:
-    """Return a lowering rule: the function ``name`` of ``compiler/loop/math.py``.
+    """Return a lowering rule: a call of the function ``name`` of ``compiler/loop/math.py``.
 
     The module is imported at the first use: importing Tetractys and building graphs need none.
     """
-    def rule(*args: Expr, cache: ExprCache | None = None) -> Expr:
-        from ..loop.math import FUNCTIONS as scalar_functions
-        return scalar_functions[name](*args, cache=cache)
+    def rule(*args: Expr) -> Expr:
+        from ..loop.math import call
+        return call(name, *args)
     return rule
 
 
@@ -271,6 +278,9 @@ def _samples(arity: int, conversion: Conversion, accepts: str, reference: Callab
     The domain of integer samples is that of the floats, widened so that values differ.
     """
     taken = [d for d in dtypes.DTYPES if KINDS[conversion.dtype(d)] in accepts]
+    if accepts == "f":
+        # Integers are only cast: one of each fate will do.
+        taken = ["float32", "float64", "bool", "int8", "uint16", "int64"]
 
     def of_arrays(*arrays):
         return reference(*convert_arrays(arrays, conversion))
@@ -311,8 +321,9 @@ def comparison(name: str, reference: Callable[..., Any], symbol: str, what: str,
     """Register a comparison of two tensors giving bool: ``x symbol y``."""
     return binary(
         name, reference, NoDerivative("a comparison is constant between its steps"),
-        f"Whether x is {what} y, elementwise: ``x {symbol} y``.", lower=primitive("ne" if name == "neq" else name),
-        result="bool", smooth=False, section="Comparison and logic",
+        f"Whether x is {what} y, elementwise: ``x {symbol} y``.",
+        lower=primitive("ne" if name == "neq" else name), result="bool", smooth=False,
+        section="Comparison and logic",
         notes="Comparisons with NaN are false, ``neq`` true.")
 
 

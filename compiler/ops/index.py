@@ -19,7 +19,7 @@ from .index_layout import (
     Spec, infer_read, infer_write, layout, lower_read, parse_index, reference_inc,
     reference_read, reference_set)
 from .op import (
-    ArrayLike, IndexLowering, Op, Region, Sample, ScatterLowering, Transpose, as_tensor, check,
+    ArrayLike, IndexLowering, Region, Sample, ScatterLowering, Transpose, as_tensor, check,
     is_weak, normalize_axes)
 from .public import builder, row
 from .shape import broadcast_to, flatten, zeros_like
@@ -33,8 +33,8 @@ def getitem(x: ArrayLike, index: Any) -> Variable:
     ----------
     x : tensor
     index : int, slice, None, ..., integers, or a tuple of these
-        Integers and slice bounds may be symbolic (0-dimensional); integer arrays of any rank, several
-        of which broadcast together, may be symbolic too.  A constant boolean mask counts as the
+        Integers and slice bounds may be symbolic (0-dimensional); integer arrays of any rank,
+        several of which broadcast together, may be symbolic too.  A constant boolean mask counts as the
         indices of its true elements.
 
     Raises
@@ -60,7 +60,9 @@ def _element_of_stack(x: Variable, index: Any) -> Variable | None:
     """Return the scalars behind ``stack([a, b, c])[index]``, so ``x.shape[0]`` is a size itself."""
     if x.owner is None or x.owner.op.name != "stack" or x.ndim != 1:
         return None
-    parts, index = x.owner.inputs, index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    parts = x.owner.inputs
+    if isinstance(index, tuple) and len(index) == 1:
+        (index,) = index
     if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
         check(-len(parts) <= index < len(parts), IndexOutOfRangeError,
               f"Index {index} is out of range.", f"{describe(x)} has {len(parts)} elements",
@@ -86,7 +88,7 @@ def _set(x: Variable, y: Variable, operands: Any, spec: Spec) -> Variable:
     return (_ADVANCED_SET if "array" in spec else _SET)(x, y, *operands, spec=spec)
 
 
-# -- changing parts ------------------------------------------------------------------------------------
+# -- changing parts --------------------------------------------------------------------------------
 
 
 def set_subtensor(x: Variable, y: ArrayLike, inplace: bool = False,
@@ -149,7 +151,7 @@ def _part_of(x: Variable, y: ArrayLike, name: str
     return base, y, operands, owner.params["spec"]
 
 
-# -- rows ----------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def _scatter(accumulate: bool, is_parallel: bool) -> ScatterLowering:
@@ -262,7 +264,7 @@ _ADVANCED_INC = row(
     samples=_write_samples(inc_subtensor, _numpy_inc, _REPEATED_WRITES))
 
 
-# -- built from indexing -------------------------------------------------------------------------------
+# -- built from indexing ---------------------------------------------------------------------------
 
 
 @builder("T")

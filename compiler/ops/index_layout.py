@@ -1,9 +1,9 @@
 """Indexing: reading parts of tensors, and tensors with parts set or incremented.
 
 One *specification* describes an index expression, NumPy's in full except for boolean masks: a tuple
-with, for each entry, ``"new"`` (a new axis), ``"at"`` (a scalar), ``"array"`` (an integer array), or
-``(has_start, has_stop, step)`` (a slice).  Scalars, arrays and bounds are inputs of the node, in
-this order.  :class:`Layout` derives from it the shape of the part and where its elements are.
+with, for each entry, ``"new"`` (a new axis), ``"at"`` (a scalar), ``"array"`` (integers of one axis
+or more), or ``(has_start, has_stop, step)`` (a slice).  Scalars, arrays and bounds are inputs of the
+node, in this order.  :class:`Layout` derives from it the part's shape and where its elements are.
 """
 
 from __future__ import annotations
@@ -123,9 +123,10 @@ def is_within(place: DimLike, size: DimLike) -> bool:
 def is_checked_before(index: DimLike) -> bool:
     """Return whether an index is known when a call starts, from sizes alone, and of known sign.
 
-    Such an index is guarded once a call; one from data is checked where it is used.
+    Such an index is guarded once a call; one from data or of a loop is checked where it is used.
     """
-    return not any(isinstance(symbol, DataSymbol) for symbol in symbols_of(index)) \
+    return not any(isinstance(symbol, DataSymbol) or symbol.extent is not None
+                   for symbol in symbols_of(index)) \
         and (proves_nonnegative(index) or proves_nonnegative(-1 - index))
 
 
@@ -145,7 +146,7 @@ def _checked_position(context: Any, value: Expr, size: DimLike, message: str) ->
         "maximum", scalar.apply("minimum", place, scalar.index(size - 1)), zero))
 
 
-# -- from specification to layout ----------------------------------------------------------------------
+# -- from specification to layout ------------------------------------------------------------------
 
 
 def layout(x: Variable, operands: Sequence[Variable], spec: Spec) -> Layout:
@@ -206,11 +207,11 @@ def _place_scalar(result: Layout, axis: int, operand: int) -> None:
     result.axes.append(("at", operand))
     index = dim_of(result.operands[operand])
     place = wrapped(index, size)
+    if is_within(place, size):  # first: the index of a loop that never runs is inside and outside
+        return
     is_outside = proves_nonnegative(-1 - place) or proves_nonnegative(place - size)
     check(not is_outside, IndexOutOfRangeError, out_of_range(index, x, axis),
           remedy="indices go from -size to size - 1")
-    if is_within(place, size):
-        return
     if is_checked_before(index):
         # Where place + 1 <= size, and size + index >= 0, are not proved they are demanded.
         needed = place + 1 if proves_nonnegative(index) else -index
@@ -255,7 +256,7 @@ def slice_range(size: DimLike, entry: tuple[bool, bool, int], bounds: Iterator[V
     return first, length if proves_nonnegative(length) else maximum(length, 0)
 
 
-# -- the rules of the rows -----------------------------------------------------------------------------
+# -- the rules of the rows -------------------------------------------------------------------------
 
 
 def infer_read(x: Variable, *operands: Variable, spec: Spec) -> Inferred:
@@ -333,7 +334,7 @@ def reference_inc(x: np.ndarray, y: np.ndarray, *operands: np.ndarray, spec: Spe
     return result
 
 
-# -- from what users write to specification ------------------------------------------------------------
+# -- from what users write to specification --------------------------------------------------------
 
 
 def parse_index(x: Variable, index: Any) -> tuple[Spec, list[Variable]]:

@@ -22,7 +22,7 @@ from .shape import (
     broadcast_to, dimshuffle, expand_dims, flatten, reshape, specify_shape, zeros_like)
 from .sizes import as_size, as_sizes, axis_size, sizes_of
 
-# -- joining -------------------------------------------------------------------------------------------
+# -- joining ---------------------------------------------------------------------------------------
 
 
 def concatenate(tensors: Sequence[ArrayLike], axis: int = 0) -> Variable:
@@ -119,7 +119,8 @@ def _lower_concatenate(node: Apply) -> tuple[None, list[Region]]:
 _CONCATENATE = row(
     concatenate, kind="linear", infer=_infer_concatenate,
     reference=lambda *parts, axis: np.concatenate(parts, axis=axis),
-    derivative=Custom(_vjp_concatenate, _jvp_concatenate), lower=ScatterLowering(_lower_concatenate),
+    derivative=Custom(_vjp_concatenate, _jvp_concatenate),
+    lower=ScatterLowering(_lower_concatenate),
     section="Joining", samples=(
         Sample(((2, 3), (1, 3)), (("float64", "float64"), ("int8", "int32"), ("bool", "bool")),
                lambda f, x, y: f([x, y]), lambda x, y: np.concatenate([x, y])),
@@ -178,7 +179,7 @@ _STACK = row(
         Sample(((2, 3), (2, 3)), (("float64", "float64"),), lambda f, x, y: f([x, y], axis=-1),
                lambda x, y: np.stack([x, y], axis=-1))))
 
-# -- cutting -------------------------------------------------------------------------------------------
+# -- cutting ---------------------------------------------------------------------------------------
 
 
 @builder("T")
@@ -226,7 +227,7 @@ def split(x: ArrayLike, splits_size: Any, n_splits: int | None = None, axis: int
     return parts
 
 
-# -- repeating -----------------------------------------------------------------------------------------
+# -- repeating -------------------------------------------------------------------------------------
 
 
 @builder("T")
@@ -271,7 +272,8 @@ def repeat(x: ArrayLike, repeats: Any, axis: int | None = None) -> Variable:
     (axis,) = normalize_axes(axis, x.ndim, "repeat")
     each = repeats.data if isinstance(repeats, Constant) else repeats
     if isinstance(each, Variable) and each.ndim > 0:
-        check(False, DtypeError, "repeat: one number of repetitions for each element must be constant.",
+        check(False, DtypeError,
+              "repeat: one number of repetitions for each element must be constant.",
               f"{describe(each)} {each.type}", "give one number for all elements")
     if np.ndim(each) > 0:
         counts = np.asarray(each)

@@ -18,7 +18,7 @@ from .public import builder, row
 from .shape import broadcast_to, dimshuffle, flatten, reshape, squeeze
 from .sizes import axis_size, product, sizes_of
 
-# -- the row -------------------------------------------------------------------------------------------
+# -- the row ---------------------------------------------------------------------------------------
 
 
 def contract(left: Variable, right: Variable) -> Variable:
@@ -84,7 +84,7 @@ _CONTRACT = row(
                lambda f, x, y: f(matrix_transpose(x), matrix_transpose(y)),
                lambda x, y: np.matmul(x.swapaxes(1, 2), y.swapaxes(1, 2)))))
 
-# -- NumPy's and Theano's products ---------------------------------------------------------------------
+# -- NumPy's and Theano's products -----------------------------------------------------------------
 
 
 def _numbers(op_name: str, left: ArrayLike, right: ArrayLike) -> tuple[Variable, Variable, bool]:

@@ -1,8 +1,8 @@
 """Random numbers: pure functions of a state, by counting (Philox 4x32-10).
 
 The generator has no hidden state.  A *state* is the uint64 vector ``(key, draw)``: element number
-``i`` of the draw is a word of Philox with the key ``key`` at the counter ``(i, draw)``, so it depends
-neither on how many threads or lanes compute it nor on the shape of the result.
+``i`` of the draw is a word of Philox with the key ``key`` at the counter ``(i, draw)``, so it
+depends neither on how many threads or lanes compute it nor on the shape of the result.
 
 References
 ----------
@@ -29,7 +29,7 @@ from .op import (
 from .public import builder, row
 from .sizes import as_sizes, size_guards
 
-# -- the generator in NumPy ----------------------------------------------------------------------------
+# -- the generator in NumPy ------------------------------------------------------------------------
 
 def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, np.ndarray]
            ) -> tuple[np.ndarray, ...]:
@@ -46,7 +46,8 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, np.ndarray]
     k = [np.asarray(word, "uint32") for word in key]
     with np.errstate(over="ignore"):
         for _ in range(ROUNDS):
-            first, second = (m * word.astype("uint64") for m, word in zip(multipliers, (c[0], c[2])))
+            first, second = (m * word.astype("uint64")
+                             for m, word in zip(multipliers, (c[0], c[2])))
             high = [(p >> half).astype("uint32") for p in (first, second)]
             low = [p.astype("uint32") for p in (first, second)]
             c = [high[1] ^ c[1] ^ k[0], low[1], high[0] ^ c[3] ^ k[1], low[0]]
@@ -59,7 +60,7 @@ def _words(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return number.astype("uint32"), (number >> np.uint64(32)).astype("uint32")
 
 
-# -- the row -------------------------------------------------------------------------------------------
+# -- the row ---------------------------------------------------------------------------------------
 
 
 def random_bits(state: Variable, shape: Any, word: int = 0) -> Variable:
@@ -123,7 +124,7 @@ _RANDOM_BITS = row(
         Sample((), ((),), lambda f: f(Constant(_STATE), (0, 2)),
                lambda: np.zeros((0, 2), "uint32"))))
 
-# -- distributions -------------------------------------------------------------------------------------
+# -- distributions ---------------------------------------------------------------------------------
 
 
 def _float_dtype(op_name: str, dtype: str) -> str:
@@ -222,7 +223,8 @@ def random_binomial(state: Variable, shape: Any, n: int = 1, p: ArrayLike = 0.5,
     if n == 1:
         return FUNCTIONS["cast"](FUNCTIONS["lt"](_unit(state, sizes, kind), p), dtype)
     trials = _unit(state, [Constant(np.int64(n)), *sizes], kind)
-    return FUNCTIONS["sum"](FUNCTIONS["cast"](FUNCTIONS["lt"](trials, p), dtype), axis=0, dtype=dtype)
+    successes = FUNCTIONS["cast"](FUNCTIONS["lt"](trials, p), dtype)
+    return FUNCTIONS["sum"](successes, axis=0, dtype=dtype)
 
 
 @builder("")

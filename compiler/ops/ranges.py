@@ -83,11 +83,12 @@ def _infer_arange(start: Variable, stop: Variable, step: int) -> Inferred:
     distance = dim_of(stop) - dim_of(start)
     length = floordiv(distance + (step - 1), step) if step > 0 \
         else floordiv(-distance + (-step - 1), -step)
-    return [TensorType("int64", (length if proves_nonnegative(length) else maximum(length, 0),))], []
+    length = length if proves_nonnegative(length) else maximum(length, 0)
+    return [TensorType("int64", (length,))], []
 
 
 def _lower_arange(context: Any, index: tuple[DimLike, ...], node: Apply) -> Any:
-    return scalar.index(dim_of(node.inputs[0]) + node.params["step"] * index[0])
+    return scalar.apply("add", context.read(0, ()), scalar.index(node.params["step"] * index[0]))
 
 
 _ARANGE = row(

@@ -27,7 +27,7 @@ from .sizes import at_least, axis_size, product, sizes_of
 Axes: TypeAlias = tuple[int, ...]
 AxisLike: TypeAlias = int | Sequence[int] | None
 
-# -- one axis or several -------------------------------------------------------------------------------
+# -- one axis or several ---------------------------------------------------------------------------
 
 
 def restore_axes(reduced: Variable, axes: Sequence[int], rank: int) -> Variable:
@@ -68,7 +68,7 @@ def _infer_nonempty(x: Variable, axes: Axes) -> Inferred:
     return _infer(x, axes)[0], guards
 
 
-# -- sum and prod --------------------------------------------------------------------------------------
+# -- sum and prod ----------------------------------------------------------------------------------
 
 
 def _accumulated(x: ArrayLike, dtype: str | None) -> Variable:
@@ -98,7 +98,8 @@ def sum(x: ArrayLike, axis: AxisLike = None, dtype: str | None = None,
     return _apply(_SUM, _accumulated(x, dtype), axis, keepdims)
 
 
-_REDUCED = (((3, 4), 1), ((2, 3, 4), None), ((2, 3, 4), (0, 2)), ((0, 3), 0), ((3, 0), 0), ((), None))
+_REDUCED = (((3, 4), 1), ((2, 3, 4), None), ((2, 3, 4), (0, 2)), ((0, 3), 0), ((3, 0), 0),
+            ((), None))
 
 
 def _samples(reference: Callable[..., Any], cases: Sequence[tuple[Any, AxisLike]] = _REDUCED,
@@ -185,7 +186,7 @@ _PROD = row(
     derivative=Custom(_vjp_prod, _jvp_prod), lower=ReduceLowering("mul", lambda dtype: 1),
     section="Reductions", samples=_samples(np.prod))
 
-# -- extrema -------------------------------------------------------------------------------------------
+# -- extrema ---------------------------------------------------------------------------------------
 
 
 def max(x: ArrayLike, axis: AxisLike = None, keepdims: bool = False) -> Variable:
@@ -277,7 +278,7 @@ _MIN = row(
     derivative=Custom(_vjp_extremum, _jvp_extremum), lower=ReduceLowering("minimum", _largest),
     section="Reductions", samples=_samples(np.min, _NONEMPTY))
 
-# -- logic ---------------------------------------------------------------------------------------------
+# -- logic -----------------------------------------------------------------------------------------
 
 
 def _as_bool(x: ArrayLike) -> Variable:
@@ -323,7 +324,7 @@ _ANY = row(
     derivative=_DISCRETE, lower=ReduceLowering("or", lambda dtype: False), section="Reductions",
     samples=_samples(np.any, kinds=("bool", "float64", "int32"), differentiable=False))
 
-# -- where the extrema are -----------------------------------------------------------------------------
+# -- where the extrema are -------------------------------------------------------------------------
 
 
 def _arg(op: Callable[..., Variable], x: ArrayLike, axis: int | None, keepdims: bool) -> Variable:
@@ -411,7 +412,7 @@ _ARGMIN = row(
     derivative=_DISCRETE, lower=Expand(lambda x, axis: _expand_arg(min, x, axis)),
     section="Reductions", samples=_samples(np.argmin, _ARG_CASES, differentiable=False))
 
-# -- statistics ----------------------------------------------------------------------------------------
+# -- statistics ------------------------------------------------------------------------------------
 
 
 def _count(x: Variable, axis: AxisLike) -> Variable:

@@ -16,12 +16,12 @@ from .op import (
     ArrayLike, IndexLowering, Inferred, Sample, Transpose, ViewLowering, as_tensor, check,
     normalize_axes, shape_mismatch)
 from .public import builder, row
-from .sizes import WHOLE, as_sizes, axis_size, product, size_guards, sizes_of
+from .sizes import WHOLE, as_sizes, product, size_guards, sizes_of
 
 NEW = "x"
 """The entry of a dimshuffle pattern that makes a new axis of length 1."""
 
-# -- dimshuffle --------------------------------------------------------------------------------------
+# -- dimshuffle ------------------------------------------------------------------------------------
 
 
 def dimshuffle(x: ArrayLike, pattern: Sequence[int | str]) -> Variable:
@@ -229,7 +229,7 @@ def shape_padaxis(x: ArrayLike, axis: int) -> Variable:
     return expand_dims(x, axis)
 
 
-# -- reshape -------------------------------------------------------------------------------------------
+# -- reshape ---------------------------------------------------------------------------------------
 
 
 def reshape(x: ArrayLike, shape: Any, ndim: int | None = None) -> Variable:
@@ -337,7 +337,7 @@ def flatten(x: ArrayLike, ndim: int = 1, outdim: int | None = None) -> Variable:
     return x if x.ndim == rank else reshape(x, sizes[:rank - 1] + [product(sizes[rank - 1:])])
 
 
-# -- broadcasting ------------------------------------------------------------------------------------
+# -- broadcasting ----------------------------------------------------------------------------------
 
 
 def broadcast_to(x: ArrayLike, shape: Any, ndim: int | None = None) -> Variable:
@@ -502,7 +502,7 @@ def ones_like(x: ArrayLike, dtype: str | None = None) -> Variable:
     return full_like(x, 1, dtype)
 
 
-# -- declaring sizes -----------------------------------------------------------------------------------
+# -- declaring sizes -------------------------------------------------------------------------------
 
 
 def specify_shape(x: ArrayLike, shape: Sequence[int | None]) -> Variable:

@@ -17,6 +17,7 @@ from ..loop.ir import (
     Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
     Store,
 )
+from ..loop.math import FUNCTIONS, definition
 from ..loop.text import Signature
 from ..loop.walk import accumulated_locals, postorder, stable_expressions, statements
 from ..program import row_major_strides
@@ -178,6 +179,21 @@ def loop_hints(loop: For) -> tuple[str, ...]:
     return () if reduces else (INTERLEAVE_ONCE, KEEP_ROLLED)
 
 
+def _definition(module: Module, name: str, dtype: str, arity: int) -> str:
+    """Return the LLVM function of a scalar function, written from its expression."""
+    parameters, result = definition(name, dtype, arity)
+    kind = llvm_type(dtype)
+    named = {local: f"%x{number}" for number, local in enumerate(parameters)}
+    header = ", ".join(f"{kind} {operand}" for operand in named.values())
+    writer = FunctionWriter(module, f"define internal {kind} @{name}.{dtype}({header}) "
+                                    "alwaysinline nounwind willreturn memory(none)")
+    emitter = _NestEmitter(writer, Nest(name, ()), {})
+    emitter.locals.update(named)
+    writer.run(f"ret {kind} {emitter.value(result)}")
+    writer.finish()
+    return module.functions.pop()
+
+
 class _NestEmitter:
     """Writes the statements of one nest.
 
@@ -328,7 +344,20 @@ class _NestEmitter:
             return self.locals[node]
         assert isinstance(node, Scalar), node
         args = [own.get(id(arg)) or self.memo(arg) for arg in node.args]
+        if node.name in FUNCTIONS:
+            return self.call(node, args)
         return EMITTERS[node.name](self.writer, node, args)
+
+    def call(self, node: Scalar, args: list[str]) -> str:
+        """Write a call of a scalar function; LLVM inlines it into the loop before vectorising."""
+        kind = llvm_type(node.dtype)
+        name = f"{node.name}.{node.dtype}"
+        module = self.writer.module
+        if name not in module.declarations:
+            module.declarations[name] = ""
+            module.declarations[name] = _definition(module, node.name, node.dtype, len(args))
+        passed = ", ".join(f"{kind} {arg}" for arg in args)
+        return self.writer.emit(f"call {kind} @{name}({passed})")
 
     def load(self, load: Load) -> str:
         """Write a load."""
