@@ -27,7 +27,7 @@ def index_of_rank(rank: int) -> Position:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One access: ``variable`` (no view) at ``position``; None when the position depends on data."""
+    """Access to ``variable`` (no view) at ``position``, None when the position depends on data."""
 
     variable: Variable
     position: Position | None
@@ -36,7 +36,8 @@ class Read:
 def is_view(variable: Variable) -> bool:
     """Return whether a variable is a pure re-indexing of its owner's input 0."""
     owner = variable.owner
-    return owner is not None and isinstance(owner.op.lower, IndexLowering) and owner.op.lower.is_view
+    lower = None if owner is None else owner.op.lower
+    return isinstance(lower, IndexLowering) and lower.is_view
 
 
 def broadcast_position(variable: Variable, index: Position) -> Position:

@@ -157,7 +157,7 @@ class _Bufferizer:
         self.memory.give(variable, buffer)
         return buffer
 
-    # -- the whole function --------------------------------------------------------------------------
+    # -- the whole function ------------------------------------------------------------------------
 
     def program(self) -> Program:
         """Build the program."""
@@ -178,7 +178,8 @@ class _Bufferizer:
         return Program(
             graph.name, self.inputs, self.shared, tuple(self.outputs), self.symbols,
             tuple(early_steps + saves + commit_steps + stores), constants=self.memory.constants,
-            guards=graph.guards, failures=tuple(self.memory.failures), commit=len(early_steps) + len(saves),
+            guards=graph.guards, failures=tuple(self.memory.failures),
+            commit=len(early_steps) + len(saves),
             replaces=tuple(self.replaces))
 
     def _count_uses(self, nodes: Iterable[Apply]) -> None:
@@ -277,7 +278,7 @@ class _Bufferizer:
                 chosen[k] = variable
         return chosen
 
-    # -- a block of nodes --------------------------------------------------------------------------------
+    # -- a block of nodes --------------------------------------------------------------------------
 
     def _allocate(self, plan: Plan, nodes: Sequence[Apply]) -> None:
         """Give every stored variable of a block its memory."""
@@ -345,8 +346,9 @@ class _Bufferizer:
         if start is not None and self.memory.buffers.get(id(node.inputs[start])) is not out:
             source = node.inputs[start]
             stored = self.memory.buffers.get(id(source))
+            name = f"start_{node.op.name}"
             steps.append(Copy(stored, out) if stored is not None else
-                         lower_copy(source, out, (), self.memory, self.uses, f"start_{node.op.name}"))
+                         lower_copy(source, out, (), self.memory, self.uses, name))
         steps += [lower_region(region, node, set(), self.memory, self.uses) for region in regions]
         return steps
 

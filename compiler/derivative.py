@@ -2,8 +2,9 @@
 
 Reverse mode, :func:`vjp`, walks the nodes from the outputs back; forward mode, :func:`jvp`, from
 the inputs on.  Both are iterative and linear in the number of nodes, and the graphs they return are
-ordinary graphs, to be differentiated again.  A cotangent or tangent that is zero is None and never
-materialised; integer and bool variables have neither.
+ordinary graphs, to be differentiated again; their nodes carry the creation site of the node they
+differentiate.  A cotangent or tangent that is zero is None and never materialised; integer and bool
+variables have neither.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..runtime.artifact import GradientError, InternalError, format_message
 from .dims import proves_equal
 from .dtypes import is_float
 from .graph import (
-    Apply, Constant, TensorType, Variable, describe, format_site, is_known_equal, toposort)
+    Apply, Constant, TensorType, Variable, built_at, describe, format_site, is_known_equal,
+    toposort)
 from .operators import FUNCTIONS
 from .ops.op import Custom, Expand, NoDerivative, OfExpansion, Partials, Transpose
 
@@ -28,8 +30,9 @@ UNDEFINED = Constant(np.array(np.nan), name="undefined")
 
 
 def vjp(outputs: Sequence[Variable], wrt: Sequence[Variable], cotangents: Sequence[Variable | None],
-        known: Mapping[Variable, Variable] | None = None, consider_constant: Iterable[Variable] = (),
-        stop: Iterable[Variable] = (), raise_undefined: bool = True) -> Derivatives:
+        known: Mapping[Variable, Variable] | None = None,
+        consider_constant: Iterable[Variable] = (), stop: Iterable[Variable] = (),
+        raise_undefined: bool = True) -> Derivatives:
     """Return vector-Jacobian products: reverse mode.
 
     ``sum_k cotangents[k] . d outputs[k] / d wrt[j]`` for each j.
@@ -82,10 +85,11 @@ def vjp(outputs: Sequence[Variable], wrt: Sequence[Variable], cotangents: Sequen
         needed = [id(source) in active for source in node.inputs]
         if not any(needed) or all(g is None for g in arriving):
             continue
-        for source, cotangent, is_needed in zip(
-                node.inputs, _pull(node, arriving, needed, raise_undefined), needed):
-            if cotangent is not None and is_needed and id(source) not in given:
-                pieces.setdefault(id(source), []).append(_fit(cotangent, source))
+        with built_at(node.site):
+            leaving = _pull(node, arriving, needed, raise_undefined)
+            for source, cotangent, is_needed in zip(node.inputs, leaving, needed):
+                if cotangent is not None and is_needed and id(source) not in given:
+                    pieces.setdefault(id(source), []).append(_fit(cotangent, source))
     return [collect(v) if is_float(v.dtype) and id(v) not in constants else None for v in wrt]
 
 
@@ -127,9 +131,10 @@ def jvp(outputs: Sequence[Variable], wrt: Sequence[Variable], tangents: Sequence
         arriving = [known.get(id(source)) for source in node.inputs]
         if all(t is None for t in arriving):
             continue
-        for output, tangent in zip(node.outputs, _push(node, arriving)):
-            if tangent is not None and is_float(output.dtype):
-                known.setdefault(id(output), _fit(_spread(tangent, output), output))
+        with built_at(node.site):
+            for output, tangent in zip(node.outputs, _push(node, arriving)):
+                if tangent is not None and is_float(output.dtype):
+                    known.setdefault(id(output), _fit(_spread(tangent, output), output))
     return [known.get(id(output)) for output in outputs]
 
 
@@ -231,7 +236,7 @@ def _reapplied(node: Apply, changed: Mapping[int, Variable]) -> Variable:
     return node.op.make_node(inputs, node.params, site=node.site).output
 
 
-# -- shared ------------------------------------------------------------------------------------------
+# -- shared ----------------------------------------------------------------------------------------
 
 def _expand(node: Apply) -> Variable:
     assert isinstance(node.op.lower, Expand)
@@ -285,7 +290,8 @@ def _fit(value: Variable, like: Variable) -> Variable:
     if summed:
         kept = iter(range(value.ndim - len(summed)))
         value = FUNCTIONS["sum"](value, axis=tuple(summed))
-        pattern = ["x" if axis in summed else next(kept) for axis in range(extra, extra + like.ndim)]
+        pattern = ["x" if axis in summed else next(kept)
+                   for axis in range(extra, extra + like.ndim)]
         if "x" in pattern:
             value = FUNCTIONS["dimshuffle"](value, pattern)
     return value if value.dtype == like.dtype else FUNCTIONS["cast"](value, like.dtype)

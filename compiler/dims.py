@@ -111,9 +111,8 @@ class Dim:
         for monomial, coefficient in sorted(self.terms, key=lambda t: -sum(p for _, p in t[0])):
             body = "*".join(f"{a}" if p == 1 else f"{a}**{p}" for a, p in monomial)
             sign = "-" if coefficient < 0 else "+"
-            magnitude = abs(coefficient)
-            text = body if body and magnitude == 1 else f"{magnitude}*{body}" if body else f"{magnitude}"
-            parts.append(sign + text)
+            factors = [str(abs(coefficient))] if abs(coefficient) != 1 or not body else []
+            parts.append(sign + "*".join([*factors, *filter(None, [body])]))
         return "".join(parts).removeprefix("+")
 
     def __add__(self, other: DimLike) -> DimLike:

@@ -185,7 +185,7 @@ class _Fuser:
         chosen.members.append(node)
         self.home[id(node)] = chosen
 
-    # -- backward: move operations to where they are needed -----------------------------------------
+    # -- backward: move operations to where they are needed ----------------------------------------
 
     def finish(self, nodes: Sequence[Apply], outputs: Iterable[Variable]) -> Plan:
         """Decide what is stored, and sink what only one later cluster needs."""
@@ -235,8 +235,8 @@ class _Fuser:
         if not outside:
             return {home: True}
         has_data_position = any(read.position is None for read in self.reads[id(node)])
-        reads_one = not has_data_position and sum(r.variable.owner is not None or not hasattr(r.variable, "data")
-                        for r in self.reads[id(node)]) <= 1
+        reads_one = not has_data_position and sum(
+            not hasattr(read.variable, "data") for read in self.reads[id(node)]) <= 1
         if not self.enabled:
             stored.add(id(out))
             return {home: True}

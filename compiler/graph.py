@@ -1,7 +1,7 @@
 """Level one: the graph of symbolic expressions, as users build it.
 
-A :class:`Variable` has a type (dtype and dims), and an *owner*, the :class:`Apply` that computes it,
-or none if it is an input.  Types are computed when a node is built, so errors of dtype and shape
+A :class:`Variable` has a type (dtype and dims) and an *owner*, the :class:`Apply` that computes
+it, or none if it is an input.  Types are computed when a node is built, so errors of dtype and shape
 are raised on the user's own line.  Variables compare by identity.  All walks are iterative.
 """
 
@@ -237,7 +237,7 @@ _building = threading.local()
 
 @contextmanager
 def built_at(site: tuple[str, int] | None) -> Iterator[None]:
-    """Give nodes built inside the block this creation site (what a pass builds for a user's line)."""
+    """Give nodes built inside the block this site: what a pass builds for a user's line."""
     outer = getattr(_building, "site", None)
     _building.site = site
     try:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from .access import Position, broadcast_position, is_view, scalar_constant, view_position
+from .access import (
+    Position, behind_views, broadcast_position, index_of_rank, is_view, scalar_constant,
+    view_position)
 from .dims import DimLike, Symbol, as_dim, floordiv, minimum, symbols_of
 from .fuse import Cluster, cost_of, is_outer
 from .graph import Apply, Variable, describe, format_site
@@ -135,7 +137,7 @@ class NestBuilder:
         nest = collapse(Nest(self.name, tuple(self.root.body), max(self.cost, 1.0)))
         return Kernel(nest, buffers_read(nest), buffers_written(nest))
 
-    # -- values ---------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
     def value(self, variable: Variable, position: Position) -> Expr:
         """Return the element of ``variable`` at ``position``.
@@ -227,7 +229,7 @@ class NestBuilder:
         scope.body.append(Let(local, expression))
         return local
 
-    # -- what the rows' index and region rules call (the lowering context) ------------------------------
+    # -- what the rows' index and region rules call (the lowering context) -------------------------
 
     def read(self, k: int, position: Position) -> Expr:
         """Return an element of input ``k`` of the node being lowered."""
@@ -260,7 +262,7 @@ class NestBuilder:
             "IndexOutOfRangeError", text + (f"\n  built at: {site}" if site else "")))
         self.scope.body.append(Check(condition, code, value))
 
-    # -- results -----------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     def store(self, variable: Variable, position: Position) -> None:
         """Compute a variable at ``position`` and store it when the loop body ends."""
@@ -280,7 +282,7 @@ class NestBuilder:
 
 
 def normal(variable: Variable, position: Position) -> tuple[Variable, Position]:
-    """Return an access with index 0 on every axis of length 1, so that equal accesses compare so."""
+    """Return an access with index 0 on axes of length 1, so that equal accesses compare equal."""
     dims = variable.type.dims
     if 1 in dims:
         position = tuple(0 if size == 1 else i for size, i in zip(dims, position))
@@ -365,12 +367,11 @@ def _row(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kern
 
 def _stages(cluster: Cluster) -> dict[int, int]:
     """Return for each member after how many passes over the row it can be computed."""
-    from .access import behind_views
     stages: dict[int, int] = {}
     for node in cluster.members:
         stage = 0
         for source in node.inputs:
-            base, _ = behind_views(source, tuple(as_dim(Symbol("i")) for _ in source.type.dims))
+            base, _ = behind_views(source, index_of_rank(source.ndim))
             if base.owner is not None and id(base.owner) in stages:
                 after = isinstance(base.owner.op.lower, ReduceLowering)
                 stage = max(stage, stages[id(base.owner)] + after)
@@ -383,13 +384,12 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
 
     The memory is that of a result of the same type written in a later pass, where there is one.
     """
-    from .access import behind_views
     readers: dict[int, list[Apply]] = {}
     cost: dict[int, float] = {}
     for node in cluster.members:
         cost[id(node)] = cost_of(node)
         for source in node.inputs:
-            base, _ = behind_views(source, tuple(as_dim(Symbol("i")) for _ in source.type.dims))
+            base, _ = behind_views(source, index_of_rank(source.ndim))
             if base.owner is not None and id(base.owner) in cost:
                 readers.setdefault(id(base.owner), []).append(node)
                 if not isinstance(base.owner.op.lower, ReduceLowering) \

@@ -162,7 +162,7 @@ def compile_signature(signature: Signature, sizes: Mapping[Symbol, int], options
         inputs = tuple(interner.intern(signature.inputs))
         shared = tuple(interner.intern(signature.shared))
     stages.interned = results
-    guards = tuple(Guard(g.left, g.right, guard_message(g)) for g in interner.guards)
+    guards = tuple(Guard(g.left, g.right, guard_message(g), g.kind) for g in interner.guards)
     updates = tuple(k for k, _ in signature.updates)
     graph = FunctionGraph(signature.name, inputs, shared,
                           tuple(results[:len(signature.outputs)]),
@@ -318,20 +318,17 @@ def _free(dim: DimLike) -> Symbol | None:
 def guard_message(guard: SizeGuard, node: Apply | None = None) -> str:
     """Return the message of a broken guard, with ``{0}`` and ``{1}`` for the two sizes."""
     if guard.reason:
-        return format_message(_braced(guard.reason), values="{0} and {1} differ",
-                              where=_braced(format_site(node.site)) if node else "")
+        return format_message(guard.reason, values="{0} and {1} differ",
+                              where=format_site(node.site) if node else "")
     parts = []
     for place, (variable, axis) in enumerate((guard.left_of, guard.right_of)):
         site = f" (from {format_site(variable.site)})" if variable.site else ""
-        parts.append(f"{_braced(describe(variable))} has {{{place}}} on axis {axis}{_braced(site)}")
+        on_axis = f" on axis {axis}" if axis >= 0 else ""
+        parts.append(f"{describe(variable)} has {{{place}}}{on_axis}{site}")
     return format_message(
         f"{node.op.name if node else 'sizes'}: sizes that must be equal differ.",
-        values="; ".join(parts), where=_braced(format_site(node.site)) if node else "",
+        values="; ".join(parts), where=format_site(node.site) if node else "",
         remedy="make the sizes equal, or declare length 1 where an axis broadcasts")
-
-
-def _braced(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> None:
@@ -346,11 +343,12 @@ def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> No
         for guard in node.guards:
             left, right = substitute(guard.left, sizes), substitute(guard.right, sizes)
             if isinstance(left, int) and isinstance(right, int) and left != right:
+                message = guard_message(guard, node)
                 raise getattr(errors, guard.kind)(
-                    guard_message(guard, node).format(left, right))
+                    message.replace("{0}", str(left)).replace("{1}", str(right)))
 
 
-# -- code, from the store or from the target ----------------------------------------------------------
+# -- code, from the store or from the target -------------------------------------------------------
 
 def _emit(program: Program, options: Options, store: ArtifactStore | None,
           stages: Stages) -> Artifact:

@@ -54,7 +54,7 @@ def whole(buffer: Buffer) -> View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """Run a loop nest.  ``reads`` and ``writes`` list its buffers, each once, in first-use order."""
+    """Run a loop nest; ``reads`` and ``writes`` list its buffers, in first-use order."""
 
     nest: Nest
     reads: tuple[Buffer, ...]
@@ -98,11 +98,16 @@ Step: TypeAlias = Union[Kernel, Contract, Copy, For]
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Two sizes that must be equal at every call; ``message`` explains a failure to the user."""
+    """Two sizes that must be equal at every call.
+
+    ``message`` explains a failure to the user (``{0}`` and ``{1}`` are the sizes); ``kind`` names
+    the class of ``errors`` that is raised.
+    """
 
     left: DimLike
     right: DimLike
     message: str
+    kind: str = "ShapeError"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,15 @@ MODULES = {
 
 INTRODUCTION = """# Reference
 
-Written by `docs/generate_reference.py` from the tables and docstrings of the program; not to be edited. `help(T.exp)` shows the
-whole documentation of a function."""
+Written by `docs/generate_reference.py` from the tables and docstrings of the program; not to be
+edited. `help(T.exp)` shows the whole documentation of a function."""
 
 OPERATIONS = """## Operations
 
-`T` is `tetractys.tensor`, and `x.sum()` is `T.sum(x)` for most. *Derivative* and *lowering* are the kinds of
-[Add an operation](add_an_op.md). *ulp* is the largest error of the compiled function in units in the last place, float32 / float64;
-where there is none, the operation is exact, correctly rounded, or as accurate as its parts."""
+`T` is `tetractys.tensor`, and `x.sum()` is `T.sum(x)` for most. *Derivative* and *lowering* are the
+kinds of [Add an operation](add_an_op.md). *ulp* is the largest error of the compiled function in
+units in the last place, float32 / float64; where there is none, the operation is exact, correctly
+rounded, or as accurate as its parts."""
 
 COMPOSED = """### Composed functions
 
@@ -60,13 +61,19 @@ What indexing, products and loops are made of; `explain` shows them."""
 
 ACCURACIES = """## Accuracy of the scalar functions
 
-Largest error over all finite arguments, in units in the last place of the exact result. Rounding the exact result is an error
-of 0.5."""
+Largest error over all finite arguments, in units in the last place of the exact result. Rounding
+the exact result is an error of 0.5."""
 
 RULES = """## Rewrite rules
 
-The effect of each rule on values is found by running it, and a test compares it with the one declared: see
-[Add a rewrite rule](add_a_rule.md). Rules that may change values are used with `fast_math` only."""
+The effect of each rule on values is found by running it, and a test compares it with the one
+declared: see [Add a rewrite rule](add_a_rule.md). Rules that may change values are used with
+`fast_math` only."""
+
+INPUTS = """## Inputs
+
+Each constructor takes an optional name. The dtype is `floatX`, or that of a prefix: {prefixes}. So
+`T.fmatrix('x')` is a float32 matrix. The plural makes several: `T.vectors('a', 'b')`."""
 
 
 # -- Markdown --------------------------------------------------------------------------------------
@@ -160,10 +167,8 @@ def ulps(accuracy: Any) -> str:
 
 def inputs() -> Iterator[str]:
     """Yield the section on the constructors of inputs."""
-    yield "## Inputs"
-    prefixes = ", ".join(f"`{prefix}` {dtype}" for prefix, dtype in dtypes.PREFIXES.items())
-    yield (f"Each constructor takes an optional name. The dtype is `floatX`, or that of a prefix: {prefixes}.\n"
-           "So `T.fmatrix('x')` is a float32 matrix. The plural makes several: `T.vectors('a', 'b')`.")
+    yield INPUTS.format(prefixes=", ".join(
+        f"`{prefix}` {dtype}" for prefix, dtype in dtypes.PREFIXES.items()))
     yield table(["constructor", "shape"], (
         [code(f"T.{kind}(name)"), code(str(shape))] for kind, shape in tensor.PATTERNS.items()))
     for name in ("tensor", "constant"):

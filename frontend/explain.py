@@ -26,9 +26,10 @@ def explanation(function: Function, assembly: bool = False) -> str:
     options = replace(function.options, keep_text=True)
     artifact, stages = compile_signature(function.signature, fixed, options)
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in fixed.items()) or "symbolic"
-    parts = [f"{function!r}, sizes: {sizes}",
-             _title("1 graph, as written"), debugprint(function.signature.results(), file="str").rstrip(),
-             _title("1 graph, simplified"), debugprint(stages.simplified, file="str").rstrip()]
+    written, simplified = (str(debugprint(results, file="str")).rstrip()
+                           for results in (function.signature.results(), stages.simplified))
+    parts = [f"{function!r}, sizes: {sizes}", _title("1 graph, as written"), written,
+             _title("1 graph, simplified"), simplified]
     parts += _levels(stages)
     parts += [_title("4 code: LLVM IR"), artifact.notes["llvm"].strip()]
     if assembly:

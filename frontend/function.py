@@ -114,7 +114,7 @@ class Function:
     def __reduce__(self):
         return _restore, (self.signature, self.specs, self._keys, self._single, self.options)
 
-    # -- calling -------------------------------------------------------------------------------------
+    # -- calling -----------------------------------------------------------------------------------
 
     def _dispatch(self, *args: Any, **kwargs: Any) -> Any:
         """Convert the arguments, find or make the variant for their sizes, and run it."""
@@ -190,7 +190,7 @@ class Function:
                        for theirs, ours in zip(artifact.inputs, self._arguments))
         return replace(artifact, inputs=inputs)
 
-    # -- seeing --------------------------------------------------------------------------------------
+    # -- seeing ------------------------------------------------------------------------------------
 
     def explain(self, assembly: bool = False, file: Any = None) -> None:
         """Print the four levels: the graph, the program, its loops, and the code.

@@ -373,7 +373,8 @@ def verify_grad(fun: Callable[..., Variable], pt: Sequence[Any], n_tests: int = 
     """
     points = [np.asarray(p) for p in pt]
     rng = np.random.default_rng(rng)
-    inputs = [input_variable(p.dtype.name, [1 if n == 1 else None for n in p.shape]) for p in points]
+    inputs = [input_variable(p.dtype.name, [1 if n == 1 else None for n in p.shape])
+              for p in points]
     _check_floats(inputs, "verify_grad")
     output = fun(*inputs)
     is_single = any(p.dtype == np.float32 for p in points)
@@ -401,7 +402,7 @@ def verify_grad(fun: Callable[..., Variable], pt: Sequence[Any], n_tests: int = 
                 remedy="correct the derivative, or check at a point that is not a kink"))
 
 
-# -- shared ------------------------------------------------------------------------------------------
+# -- shared ----------------------------------------------------------------------------------------
 
 Item = TypeVar("Item")
 

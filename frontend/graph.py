@@ -12,7 +12,8 @@ from .compiler.ops.op import as_tensor
 from .runtime.errors import DtypeError, ShapeError, format_message
 
 
-def clone(output: Any, replace: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None,
+def clone(output: Any,
+          replace: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None,
           strict: bool = True, share_inputs: bool = True) -> Any:
     """Return ``output`` with variables replaced.
 

@@ -1,8 +1,8 @@
 """Random variables for graphs, with Theano's names: :class:`RandomStreams`.
 
 Each draw has a state of its own, a shared variable ``(key, number)`` whose default update counts
-the calls.  So within one call of a function a random variable has one value, however often it is used;
-the next call draws anew; and the numbers depend on the seed and the order in which draws were made,
+the calls.  So within one call of a function a random variable has one value, however often it is
+used; the next call draws anew; and the numbers depend on the seed and the order in which draws were made,
 not on what else a function computes, nor on the number of threads.
 """
 

@@ -110,7 +110,9 @@ class Artifact:
     symbol_names : tuple of str
         For messages.
     guards : tuple of str
-        The message of each guard, for ``ShapeError``.  ``{0}`` and ``{1}`` are its two sizes.
+        The message of each guard.  ``{0}`` and ``{1}`` are its two sizes.
+    guard_kinds : tuple of str
+        The class of ``errors`` each guard raises; ``ShapeError`` where it has no entry.
     guard_sizes : tuple of (str, str)
         Python expressions over ``s[k]`` (and ``min``, ``max``) that compute the two sizes.
     failures : tuple of (str, str)
@@ -148,3 +150,4 @@ class Artifact:
     symbol_run: str = "tx_run"
     notes: dict[str, str] = field(default_factory=dict)
     """Optional texts for ``explain``: ``llvm``, ``assembly``."""
+    guard_kinds: tuple[str, ...] = ()

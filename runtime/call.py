@@ -206,17 +206,15 @@ class Executable:
             value = self._evaluate(compile(expression, "<guard>", "eval"), symbols, expression)
             # Not str.format: the message holds names and file names of the user's.
             message = message.replace(place, str(value))
-        return ShapeError(message)
+        kinds = artifact.guard_kinds
+        return _error_class(kinds[code - 1] if code <= len(kinds) else "ShapeError")(message)
 
     def _failure(self, code: int, value: int) -> TetractysError:
         failures = self.artifact.failures
         if not 1 <= code <= len(failures):
             return InternalError(f"{self.artifact.name}: failure {code} is not described")
         kind, message = failures[code - 1]
-        found = getattr(errors, kind, None)
-        if not (isinstance(found, type) and issubclass(found, TetractysError)):
-            found = InternalError
-        return found(message.replace("{value}", str(value)))
+        return _error_class(kind)(message.replace("{value}", str(value)))
 
     def _symbol_text(self, symbols: list[int]) -> str:
         return ", ".join(f"{name} = {value}" for name, value
@@ -228,6 +226,13 @@ class Executable:
             return eval(expression, {**_ARITHMETIC, "s": symbols})  # noqa: S307  (our own text)
         except ArithmeticError:
             return otherwise
+
+
+def _error_class(kind: str) -> type[TetractysError]:
+    """Return the error class of a name; a name that is none is a fault of the compiler."""
+    found = getattr(errors, kind, None)
+    is_error = isinstance(found, type) and issubclass(found, TetractysError)
+    return found if is_error else InternalError
 
 
 def bind_symbols(artifact: Artifact, arrays: Sequence[np.ndarray]) -> list[int]:

@@ -127,7 +127,7 @@ def test_subgraph_grad_composes_to_the_whole_gradient():
     np.testing.assert_allclose(value_of(gw, values), value_of(grad(cost, w), values))
 
 
-# -- disconnected, zero, undefined -------------------------------------------------------------------
+# -- disconnected, zero, undefined -----------------------------------------------------------------
 
 def test_disconnected_variable_raises_with_its_name_and_line():
     x, unused = T.dscalar("x"), T.dscalar("unused")
@@ -212,7 +212,7 @@ def test_eval_points_must_fit():
         evaluate([Lop(y ** 2, y, v)], {y: np.ones(3), v: np.ones(2)})
 
 
-# -- products, Jacobians, Hessians ---------------------------------------------------------------------
+# -- products, Jacobians, Hessians -----------------------------------------------------------------
 
 def test_lop_and_rop_are_products_with_the_jacobian():
     x, W = T.dvector("x"), T.dmatrix("W")
@@ -324,7 +324,7 @@ def test_third_derivatives():
     np.testing.assert_allclose(value_of(jerk, {v: point}), expected)
 
 
-# -- random graphs -----------------------------------------------------------------------------------
+# -- random graphs ---------------------------------------------------------------------------------
 
 UNARY = (T.tanh, T.sin, T.sigmoid, lambda x: T.exp(-T.sqr(x)), lambda x: x.T,
          lambda x: x.sum(axis=0, keepdims=True), lambda x: x[::-1], lambda x: -x,
@@ -375,7 +375,7 @@ def test_verify_grad_accepts_right_and_rejects_wrong_gradients():
         verify_grad(lambda x: grad_scale(x, 1.1) ** 2, [point[1]], rng=1)
 
 
-# -- depth -------------------------------------------------------------------------------------------
+# -- depth -----------------------------------------------------------------------------------------
 
 def chain(length):
     """Return x, and ``y = sin(y) + x`` repeated."""
@@ -405,3 +405,10 @@ def test_both_modes_agree_on_a_deep_chain():
     ones = [T.constant(1.0)]
     left, right = evaluate([*vjp([y], [x], ones), *jvp([y], [x], ones)], {x: np.array(0.3)})
     np.testing.assert_allclose(left, right, rtol=1e-9)
+
+
+def test_gradient_nodes_carry_the_line_of_what_they_differentiate():
+    x = T.dvector("x")
+    y = T.exp(x); line = sys._getframe().f_lineno  # noqa: E702
+    gradient_nodes = [node for node in toposort([grad(y.sum(), x)]) if node.op.name == "mul"]
+    assert gradient_nodes and all(node.site == (__file__, line) for node in gradient_nodes)

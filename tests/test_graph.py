@@ -20,7 +20,7 @@ from tetractys.runtime.errors import (
 from tetractys.shared import shared
 
 
-# -- walks ---------------------------------------------------------------------------------------------
+# -- walks -----------------------------------------------------------------------------------------
 
 def test_nodes_come_after_what_they_read_and_once():
     x = T.dscalar("x")
@@ -57,7 +57,7 @@ def test_ancestors_and_inputs():
     assert ancestors(y)[-1] is y and len(ancestors([y])) == 4
 
 
-# -- clone ---------------------------------------------------------------------------------------------
+# -- clone -----------------------------------------------------------------------------------------
 
 def test_clone_replaces_inputs_and_intermediates_and_leaves_the_original():
     x, y = T.dvector("x"), T.dvector("y")
@@ -111,7 +111,7 @@ def test_clone_checks_replacements():
         clone(x * 2, {x: T.dmatrix()})
 
 
-# -- pickling ------------------------------------------------------------------------------------------
+# -- pickling --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("duplicate", [lambda v: pickle.loads(pickle.dumps(v)), copy.deepcopy])
 def test_copies_keep_meaning_names_and_sharing(duplicate):
@@ -159,7 +159,7 @@ def test_a_deep_graph_in_a_tag_is_pickled_without_recursion():
     assert len(toposort([new.tag.other])) == 5_000
 
 
-# -- the reference interpreter ---------------------------------------------------------------------------
+# -- the reference interpreter ---------------------------------------------------------------------
 
 def test_intermediate_values_may_be_given():
     x = T.dscalar("x")

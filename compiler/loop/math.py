@@ -24,7 +24,8 @@ from .random_bits import normal_from_uniform, philox4x32, uniform_from_bits
 from .value import ExprCache, Value
 
 __all__ = [
-    "ACCURACY", "ExprCache", "FUNCTIONS", "call", "definition", "normal_from_uniform", "philox4x32", "uniform_from_bits",
+    "ACCURACY", "ExprCache", "FUNCTIONS", "call", "definition", "normal_from_uniform",
+    "philox4x32", "uniform_from_bits",
 ]
 
 

@@ -55,7 +55,7 @@ def _float_to_int(x, dtype):
     return np.where(np.isnan(x), 0, result).astype(dtype)
 
 
-def convert(x, dtype: str):
+def convert(x: object, dtype: str) -> np.ndarray:
     """Return ``x`` cast to ``dtype`` with the meaning of the ``cast`` primitive.
 
     Float to integer truncates towards zero, saturates out of range and maps NaN to 0, on every

@@ -56,7 +56,8 @@ class Names:
         """Return the name of ``item``, giving it one when it is new."""
         name = self.of.get(item)
         if name is None:
-            stem = self._letter(item) if self.canonical else item.name
+            stem = self._letter(item) if self.canonical else \
+                repr(item) if isinstance(item, Symbol) else item.name
             name = f"{stem}0" if self.canonical else stem
             while name in self._taken:
                 self._counts[stem] += 1

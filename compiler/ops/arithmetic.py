@@ -82,8 +82,8 @@ mod = binary(
     "Remainder with the sign of the divisor: ``x - floor(x / y) * y``.",
     lower=by_kind(i=primitive("mod"), f=modulo), conversion=NUMBER,
     domain=((4.0, 6.0), (3.1, 3.9)), cost=30.0, edges=EDGES[:-4],
-    notes="Integers: ``x % 0`` is 0.  Floats: exact, NaN for ``x % 0``; compiled code also returns\n"
-          "NaN where ``abs(x / y)`` exceeds 2**75.",
+    notes="Integers: ``x % 0`` is 0.  Floats: exact, NaN for ``x % 0``; compiled code also\n"
+          "returns NaN where ``abs(x / y)`` exceeds 2**75.",
     example=">>> (T.constant([7, -7]) % 3).eval()\narray([1, 2])", aliases=("remainder",))
 
 
@@ -121,7 +121,7 @@ pow = binary(  # noqa: A001 (the name of the op)
     lower=by_kind(i=math_function("ipow"), f=math_function("pow")), measured="pow",
     conversion=NUMBER, domain=((0.1, 3.0), (0.0, 3.0)), cost=25.0,
     validate=_refuse_negative_power, aliases=("power",),
-    notes="A negative float to a power that is not an integer is NaN; ``x ** 0`` is 1 for every x.\n"
+    notes="A negative float to a power that is not an integer is NaN; ``x ** 0`` is 1 for all x.\n"
           "A constant negative power of integers is refused; a variable one gives 0, except that\n"
           "1 and -1 are their own inverses.  The derivative by ``y`` is ``z * log(x)``: NaN for\n"
           "negative ``x``, taken as 0 at ``x = 0``.")
@@ -143,8 +143,9 @@ inv = unary(
 # -- signs -----------------------------------------------------------------------------------------
 
 neg = unary(
-    "neg", np.negative, Partials(lambda x, z: [MINUS_ONE]), "Negative: ``-x``; flips the sign of zero.",
-    lower=primitive("neg"), accepts="if", aliases=("negative",))
+    "neg", np.negative, Partials(lambda x, z: [MINUS_ONE]),
+    "Negative: ``-x``; flips the sign of zero.", lower=primitive("neg"), accepts="if",
+    aliases=("negative",))
 
 abs_ = unary(
     "abs_", np.abs, Partials(lambda x, z: [sgn(x)]),

@@ -148,7 +148,7 @@ def _infer(count: Variable, *captured: Variable, body: Body) -> Inferred:
             check(not any(isinstance(symbol, DataSymbol) and id(symbol.variable) in moving
                           for symbol in symbols_of(dim)),
                   ShapeError, "A loop's result must have the same shape at every step.",
-                  f"{describe(output)} {output.type} has the size {dim}, which depends on the index",
+                  f"{describe(output)} {output.type}: the size {dim} depends on the index",
                   "pad the result to a fixed size, or reduce it to one")
     size = dim_of(count)
     return ([TensorType(output.dtype, (size, *output.type.dims)) for output in body.outputs],

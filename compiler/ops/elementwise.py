@@ -41,13 +41,13 @@ class Conversion:
     doc: str
 
 
-SAME = Conversion(lambda dtype: dtype, "promoted as NumPy does")
+SAME = Conversion(lambda dtype: dtype, "Promoted as NumPy does.")
 FLOAT = Conversion(dtypes.float_of,
-                   "integers become float64, bool and integers of up to 16 bits float32")
+                   "Integers become float64, bool and integers of up to 16 bits float32.")
 QUOTIENT = Conversion(lambda dtype: dtype if dtypes.is_float(dtype) else "float64",
-                      "integers and bool become float64")
+                      "Integers and bool become float64.")
 NUMBER = Conversion(lambda dtype: "int8" if dtype == dtypes.BOOL else dtype,
-                    "promoted as NumPy does, bool as int8")
+                    "Promoted as NumPy does, bool as int8.")
 
 
 def convert_arguments(values: Sequence[Any], conversion: Conversion) -> list[Variable]:
@@ -229,10 +229,10 @@ def elementwise(name: str, parameters: Sequence[str], reference: Callable[..., A
     """
     arity = len(parameters)
     reference = quiet(reference)
-    takes = "tensor of any shape" if arity == 1 else "tensors that broadcast together"
-    doc = document(summary, {", ".join(parameters): f"{takes}; {conversion.doc}"},
-                   {"same": "Of the common dtype", "bool": "Of dtype bool"}[result]
-                   + " and the broadcast shape.", notes, example)
+    takes = "tensor" if arity == 1 else "tensors that broadcast together"
+    shape = f"Of the shape of {parameters[0]}" if arity == 1 else "Of the broadcast shape"
+    doc = document(summary, {", ".join(parameters): f"{takes}\n    {conversion.doc}"},
+                   shape + (", bool." if result == "bool" else "."), notes, example)
     body = _public_body(name, tuple(parameters), conversion, variadic, validate)
     row = register(Op(
         name=name, kind="elementwise", infer=infer_elementwise(name, accepts, result),

@@ -34,8 +34,8 @@ def getitem(x: ArrayLike, index: Any) -> Variable:
     x : tensor
     index : int, slice, None, ..., integers, or a tuple of these
         Integers and slice bounds may be symbolic (0-dimensional); integer arrays of any rank,
-        several of which broadcast together, may be symbolic too.  A constant boolean mask counts as the
-        indices of its true elements.
+        several of which broadcast together, may be symbolic too.  A constant boolean mask counts as
+        the indices of its true elements.
 
     Raises
     ------

@@ -2,8 +2,9 @@
 
 One *specification* describes an index expression, NumPy's in full except for boolean masks: a tuple
 with, for each entry, ``"new"`` (a new axis), ``"at"`` (a scalar), ``"array"`` (integers of one axis
-or more), or ``(has_start, has_stop, step)`` (a slice).  Scalars, arrays and bounds are inputs of the
-node, in this order.  :class:`Layout` derives from it the part's shape and where its elements are.
+or more), or ``(has_start, has_stop, step)`` (a slice).  Scalars, arrays and bounds are inputs of
+the node, in this order.  :class:`Layout` derives from it the part's shape and where its elements
+are.
 """
 
 from __future__ import annotations

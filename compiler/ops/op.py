@@ -77,7 +77,7 @@ class NoDerivative:
 
 Derivative: TypeAlias = Union[Partials, Transpose, Custom, OfExpansion, NoDerivative]
 
-# -- lowerings: exactly one of these per row ---------------------------------------------------------
+# -- lowerings: exactly one of these per row -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Never:
 Lowering: TypeAlias = Union[ScalarLowering, IndexLowering, ReduceLowering, ScatterLowering,
                             ContractLowering, ViewLowering, MapLowering, Expand, Never]
 
-# -- examples from which the tests are generated ------------------------------------------------------
+# -- examples from which the tests are generated ---------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +330,7 @@ def public_function(name: str, parameters: Sequence[str], body: Callable[..., An
     return function
 
 
-# -- values to variables ----------------------------------------------------------------------------
+# -- values to variables ---------------------------------------------------------------------------
 
 ArrayLike: TypeAlias = Any
 
@@ -402,7 +402,7 @@ def promote_arguments(values: Sequence[ArrayLike], dtype: str | None = None) -> 
             for value, tensor in zip(values, tensors)]
 
 
-# -- broadcasting ------------------------------------------------------------------------------------
+# -- broadcasting ----------------------------------------------------------------------------------
 
 def broadcast_dims(op_name: str, inputs: Sequence[Variable]
                    ) -> tuple[tuple[DimLike, ...], list[SizeGuard]]:

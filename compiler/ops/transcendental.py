@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Variable
 from .arithmetic import add, inv, mul, neg, sqr, sqrt, sub, true_div
-from .elementwise import FLOAT, binary, unary
+from .elementwise import FLOAT, elementwise, unary
 from .op import Partials
 
 _SECTION = "Exponentials, trigonometry, special functions"
@@ -81,12 +81,12 @@ def _angle_partials(y: Variable, x: Variable, angle: Variable) -> list[Variable]
     return [true_div(x, square), neg(true_div(y, square))]
 
 
-arctan2 = binary(
-    "arctan2", np.arctan2, Partials(_angle_partials),
-    "Angle of the point ``(y, x)``, first argument ``x`` being the ordinate as in C's ``atan2``:\n"
-    "in [-pi, pi], right in all quadrants and at infinities.", conversion=FLOAT, accepts="f",
-    cost=25.0, section=_SECTION, aliases=("atan2",),
-    notes="The derivative is NaN at the origin.",
+arctan2 = elementwise(
+    "arctan2", ("y", "x"), np.arctan2, Partials(_angle_partials),
+    "Angle of the point with ordinate y and abscissa x, in [-pi, pi].", conversion=FLOAT,
+    accepts="f", cost=25.0, section=_SECTION, aliases=("atan2",),
+    notes="Right in all quadrants, at zeros of either sign and at infinities.  The derivative is\n"
+          "NaN at the origin.",
     example=">>> T.arctan2([1.0, -1.0], -1.0).eval()\narray([ 2.35619449, -2.35619449])")
 
 # -- hyperbolic functions --------------------------------------------------------------------------

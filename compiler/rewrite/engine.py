@@ -14,7 +14,7 @@ import numpy as np
 
 from ...runtime.artifact import InternalError
 from ..dims import substitute, symbols_of
-from ..graph import Apply, Constant, DataSymbol, Variable, built_at, dim_of, toposort
+from ..graph import Apply, Constant, DataSymbol, Variable, dim_of, toposort
 from ..intern import data_behind
 from .pattern import AnyRule, Builder
 
@@ -158,8 +158,10 @@ class _Engine:
         candidates = self.rules.at(node.op.name)
         if not candidates:
             return variable
-        with built_at(node.site):
-            for rule in candidates:
+        sources = {i.owner.op.name for i in inputs if i.owner is not None}
+        has_value = any(self.scalar_value(i) is not None for i in inputs)
+        for rule in candidates:
+            if rule.source_ops <= sources and (has_value or not rule.needs_value):
                 found = rule.rewrite(node, self.builder, self)
                 if found is not None and found is not variable:
                     self._check_type(rule, variable, found)

@@ -14,7 +14,7 @@ value, in any dtype and however broadcast.  Two-argument commutative ops match i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import product
 from typing import Any, Protocol, TypeAlias, Union
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..dims import proves_equal
 from ..dtypes import BOOL, is_float, is_integer
-from ..graph import Apply, Constant, TensorType, Variable, toposort
+from ..graph import Apply, Constant, TensorType, Variable, built_at, toposort
 from ..intern import COMMUTATIVE
 from ..operators import FUNCTIONS
 from ..ops.op import REGISTRY, Op
@@ -184,6 +184,10 @@ class Rule:
         At least one fires it.
     variants : tuple of NodePattern
         The pattern compiled, in every order of its commutative nodes.
+    source_ops : frozenset of str
+        Ops that must be among those that compute the root's inputs.
+    needs_value : bool
+        Whether an input of the root must have one known value.
     """
 
     title: str
@@ -192,7 +196,9 @@ class Rule:
     effect: Effect
     when: tuple[Condition, ...] = ()
     examples: tuple[Example, ...] = ({},)
-    variants: tuple[NodePattern, ...] = field(default=(), repr=False)
+    variants: tuple[NodePattern, ...] = ()
+    source_ops: frozenset[str] = frozenset()
+    needs_value: bool = False
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -224,6 +230,8 @@ class ComputedRule:
         Ops at which it is tried; ``"*"`` means all.
     rewrite : callable
         As :meth:`Rule.rewrite`.
+    source_ops, needs_value
+        As of a :class:`Rule`: no demands.
     examples : tuple of callables
         Each returns ``(output, inputs)``: a graph in which it fires.
     """
@@ -233,6 +241,8 @@ class ComputedRule:
     rewrite: Callable[[Apply, Builder, Facts], Variable | None]
     effect: Effect
     examples: tuple[Callable[[], tuple[Variable, list[Variable]]], ...]
+    source_ops: frozenset[str] = frozenset()
+    needs_value: bool = False
 
 
 AnyRule: TypeAlias = Union[Rule, ComputedRule]
@@ -261,7 +271,10 @@ def rule(title: str, pattern: Variable, replacement: Any, effect: Effect,
         replacement = Constant(np.asarray(replacement))
     conditions = (when,) if isinstance(when, Condition) else tuple(when)
     variants = tuple(dict.fromkeys(_compile(pattern)))
-    return Rule(title, pattern, replacement, effect, conditions, tuple(examples), variants)
+    sources = variants[0].inputs
+    return Rule(title, pattern, replacement, effect, conditions, tuple(examples), variants,
+                frozenset(s.op for s in sources if isinstance(s, NodePattern)),
+                any(isinstance(s, ValuePattern) for s in sources))
 
 
 def computed_rule(title: str, roots: Sequence[str], effect: Effect,
@@ -316,12 +329,16 @@ class ValuePattern:
 
 @dataclass(frozen=True, slots=True)
 class NodePattern:
-    """Matches the output of an op whose inputs and parameters match."""
+    """Matches the output of an op whose inputs and parameters match.
+
+    ``order`` is that in which the inputs are tried: what fails most often first.
+    """
 
     op: str
     inputs: tuple[WildcardPattern | ValuePattern | NodePattern, ...]
     params: tuple[tuple[str, Any], ...]
     rest: str | None
+    order: tuple[int, ...]
 
     def matches(self, variable: Variable, bound: Bound, facts: Facts) -> bool:
         """Return whether ``variable`` is computed by a node that matches."""
@@ -334,8 +351,8 @@ class NodePattern:
         if len(node.inputs) < len(self.inputs) \
                 or (self.rest is None and len(node.inputs) != len(self.inputs)):
             return False
-        for pattern, source in zip(self.inputs, node.inputs):
-            if not pattern.matches(source, bound, facts):
+        for position in self.order:
+            if not self.inputs[position].matches(node.inputs[position], bound, facts):
                 return False
         if self.rest is not None and not _bind(
                 self.rest, tuple(node.inputs[len(self.inputs):]), bound):
@@ -395,9 +412,11 @@ def _compile(variable: Variable) -> Iterator[Any]:
     remaining = next((i.name for i in node.inputs if isinstance(i, Wildcard) and i.is_rest), None)
     params = tuple(sorted(node.params.items()))
     for chosen in product(*(tuple(_compile(source)) for source in inputs)):
-        yield NodePattern(node.op.name, chosen, params, remaining)
-        if node.op.name in COMMUTATIVE:
-            yield NodePattern(node.op.name, chosen[::-1], params, remaining)
+        orders = (chosen, chosen[::-1]) if node.op.name in COMMUTATIVE else (chosen,)
+        for sources in orders:
+            order = sorted(range(len(sources)), key=lambda k: (
+                isinstance(sources[k], WildcardPattern), isinstance(sources[k], NodePattern)))
+            yield NodePattern(node.op.name, sources, params, remaining, tuple(order))
 
 
 # -- building the right side ------------------------------------------------------------------------
@@ -470,8 +489,9 @@ def fit(found: Variable, like: Variable, builder: Builder) -> Variable | None:
         return found
     if not all(a == 1 or proves_equal(a, b) for a, b in zip(have[::-1], want[::-1])):
         return None
-    sizes = [FUNCTIONS["axis_size"](like, axis) for axis in range(len(want))]
-    return builder.adopt(FUNCTIONS["broadcast_to"](found, sizes))
+    with built_at(like.site):
+        sizes = [FUNCTIONS["axis_size"](like, axis) for axis in range(len(want))]
+        return builder.adopt(FUNCTIONS["broadcast_to"](found, sizes))
 
 
 def functions(names: str) -> list[Callable[..., Variable]]:

@@ -77,10 +77,11 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
         outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
         constants=tuple(_constant(array) for array in program.constants.values()),
         symbol_count=len(symbols),
-        symbol_names=tuple(symbol.name for symbol in symbols),
+        symbol_names=tuple(map(str, symbols)),
         guards=tuple(guard.message for guard in program.guards),
         guard_sizes=tuple((python_text(guard.left, numbers), python_text(guard.right, numbers))
                           for guard in program.guards),
+        guard_kinds=tuple(guard.kind for guard in program.guards),
         failures=tuple((failure.kind, failure.message) for failure in program.failures),
         updates_in_place=any(buffer.root().role == "shared" for step in program.steps
                              for buffer in writes_of(step)),

@@ -1,0 +1,139 @@
+"""The processes of the sides, from the outside: start, ask, stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worker import receive, send
+
+HERE = Path(__file__).resolve().parent
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                    "NUMBA_NUM_THREADS", "TETRACTYS_NUM_THREADS")
+
+UNSET = ("OPENBLAS_CORETYPE", "TETRACTYS_FLAGS", "XLA_FLAGS", "OMP_WAIT_POLICY", "NUMBA_DISABLE_JIT")
+"""Variables that would favour or hinder a side."""
+
+
+class Unavailable(Exception):
+    """A side that cannot run, with the reason."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a side: the same for all, with this number of threads."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    return {**kept, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+
+
+def pinned(threads: int) -> list[int] | None:
+    """Return the CPUs a process with so many threads may use; None where none can be chosen.
+
+    JAX has no variable for its number of threads: like the others it is held by its affinity.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return sorted(os.sched_getaffinity(0))[-threads:]
+
+
+class Side:
+    """A running side.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``worker.SIDES``.
+    python : str
+        The interpreter that has its libraries.
+    threads : int
+    variables : dict of str to str, optional
+        More environment.
+
+    Raises
+    ------
+    Unavailable
+        If the interpreter or a library is missing.
+    """
+
+    def __init__(self, name: str, python: str, threads: int,
+                 variables: dict[str, str] | None = None):
+        self.name = name
+        cpus = pinned(threads)
+        if cpus is not None and len(cpus) < threads:
+            raise Unavailable(f"this process may use {len(cpus)} CPUs only")
+        restrict = None if cpus is None else lambda: os.sched_setaffinity(0, cpus)
+        try:
+            self.process = subprocess.Popen(
+                [python, str(HERE / "worker.py"), name], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restrict,
+                env={**environment(threads), **(variables or {})})
+        except OSError as error:
+            raise Unavailable(f"its Python cannot be started ({error.strerror})") from error
+        missing = self.answer()
+        if missing is not None:
+            self.process.wait()
+            raise Unavailable(f"the module {missing} is missing")
+
+    def ask(self, command: str, *arguments: Any) -> Any:
+        """Send a command and return its answer.
+
+        Raises
+        ------
+        Unavailable
+            If the process ended instead of answering.
+        """
+        try:
+            send(self.process.stdin, (command, *arguments))
+        except BrokenPipeError:
+            raise Unavailable("its process is gone") from None
+        return self.answer()
+
+    def answer(self) -> Any:
+        """Return the next answer; see :meth:`ask`."""
+        try:
+            return receive(self.process.stdout)
+        except EOFError:
+            tail = self.process.stderr.read().decode(errors="replace").strip().splitlines()
+            raise Unavailable(tail[-1] if tail else "its process ended") from None
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def python_of(side: str, peer_python: str | None) -> str:
+    """Return the interpreter of a side.
+
+    Raises
+    ------
+    Unavailable
+        If no interpreter was named for the peers.
+    """
+    if side == "tetractys":
+        return sys.executable
+    if not peer_python:
+        raise Unavailable("no --peer-python, and TETRACTYS_PEER_PYTHON is not set")
+    return peer_python
+
+
+def start(names: Sequence[str], peer_python: str | None, threads: int,
+          notes: list[str]) -> dict[str, Side]:
+    """Start the sides that can be started; what is missing becomes a note."""
+    started: dict[str, Side] = {}
+    for name in names:
+        try:
+            started[name] = Side(name, python_of(name, peer_python), threads)
+        except Unavailable as reason:
+            notes.append(f"{name}, {threads} threads: skipped, {reason}")
+    return started

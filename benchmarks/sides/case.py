@@ -1,0 +1,33 @@
+"""A workload that is ready to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A call to time.
+
+    Attributes
+    ----------
+    function : callable
+        Does the work and waits for it.
+    arguments : tuple
+    read : callable
+        From the result of the first call to the workload's outputs as NumPy arrays.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    read: Callable[[Any], list[np.ndarray]]
+
+
+def as_list(result: Any) -> list[np.ndarray]:
+    """Return one or several results as NumPy arrays."""
+    results = result if isinstance(result, (tuple, list)) else [result]
+    return [np.asarray(value) for value in results]

@@ -1,0 +1,152 @@
+"""PyTorch's side, eager and compiled by inductor (``torch.compile``).
+
+``call_2x1`` takes and returns NumPy arrays, as every side does there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import formulas
+import numpy as np
+import torch
+from sides.case import Case
+from torch.nn import functional as F
+from workloads import Arrays
+
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    results = result if isinstance(result, (tuple, list)) else [result]
+    return [value.detach().numpy() for value in results]
+
+
+def _tensors(data: Arrays) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(np.array(array)) for array in data.values())
+
+
+def call_2x1(data: Arrays, compiled: Compile) -> Case:
+    """Return ``2 x + 1``, NumPy in and out."""
+    function = compiled(lambda x: 2 * x + 1)
+    return Case(lambda x: function(torch.from_numpy(x)).numpy(), tuple(data.values()),
+                lambda result: [result])
+
+
+def _cdf(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (1 + torch.tanh(formulas.CDF_SCALE * (x + formulas.CDF_CUBIC * x * x * x)))
+
+
+def black_scholes(data: Arrays, compiled: Compile) -> Case:
+    """Return the prices of European calls."""
+    strike, rate, volatility = formulas.STRIKE, formulas.RATE, formulas.VOLATILITY
+
+    def price(spot: torch.Tensor, years: torch.Tensor) -> torch.Tensor:
+        spread = volatility * torch.sqrt(years)
+        d1 = (torch.log(spot / strike) + (rate + volatility ** 2 / 2) * years) / spread
+        discounted = strike * torch.exp(-rate * years)
+        return spot * _cdf(d1) - discounted * _cdf(d1 - spread)
+
+    return Case(compiled(price), _tensors(data), _arrays)
+
+
+def robust_loss(data: Arrays, compiled: Compile) -> Case:
+    """Return ``log cosh`` of residuals, summed, with its first two derivatives.
+
+    Eager torch differentiates twice; inductor cannot compile double backward, and is given the
+    derivatives by hand.
+    """
+    def by_hand(prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        residual = prediction - target
+        value = (F.softplus(2 * residual) - residual - np.log(2.0)).sum()
+        slope = 2 * torch.sigmoid(2 * residual) - 1
+        return value, slope, 1 - slope * slope
+
+    def differentiated(prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        prediction = prediction.detach().requires_grad_()
+        residual = prediction - target
+        value = (F.softplus(2 * residual) - residual - np.log(2.0)).sum()
+        (gradient,) = torch.autograd.grad(value, prediction, create_graph=True)
+        (hessian,) = torch.autograd.grad(gradient.sum(), prediction)
+        return value, gradient, hessian
+
+    function = compiled(by_hand)
+    if function is by_hand:
+        function = differentiated
+    return Case(function, _tensors(data), _arrays)
+
+
+def layer_norm(data: Arrays, compiled: Compile) -> Case:
+    """Return the rows standardised, scaled and shifted."""
+    function = compiled(lambda x, scale, shift: F.layer_norm(
+        x, x.shape[1:], scale, shift, formulas.EPSILON))
+    return Case(function, _tensors(data), _arrays)
+
+
+def logistic(data: Arrays, compiled: Compile) -> Case:
+    """Return the training step of the README of Theano."""
+    x, y, weights, bias = _tensors(data)
+    parameters = [weights.requires_grad_(), bias.requires_grad_()]
+
+    @compiled
+    def cost(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor
+             ) -> tuple[torch.Tensor, ...]:
+        score = x @ w + b
+        entropy = y * F.softplus(-score) + (1 - y) * F.softplus(score)
+        return entropy.mean() + formulas.DECAY * (w ** 2).sum(), score > 0, entropy
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        value, prediction, entropy = cost(x, y, *parameters)
+        gradients = torch.autograd.grad(value, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.sub_(gradient, alpha=formulas.LOGISTIC_RATE)
+        return [prediction, entropy]
+
+    return Case(step, (x, y), lambda result: _arrays([*result, *parameters]))
+
+
+def mlp(data: Arrays, compiled: Compile) -> Case:
+    """Return a training step of a network of dense layers."""
+    images, labels, *parameters = _tensors(data)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimizer = torch.optim.SGD(parameters, formulas.LEARNING_RATE, formulas.MOMENTUM,
+                                nesterov=True)
+    update = compiled(optimizer.step)
+
+    @compiled
+    def cost(images: torch.Tensor, labels: torch.Tensor, parameters: list[torch.Tensor]
+             ) -> torch.Tensor:
+        w1, b1, w2, b2, w3, b3 = parameters
+        hidden = F.relu(torch.addmm(b1, images, w1))
+        hidden = F.relu(torch.addmm(b2, hidden, w2))
+        return F.cross_entropy(torch.addmm(b3, hidden, w3), labels)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = cost(images, labels, parameters)
+        loss.backward()
+        update()
+        return loss
+
+    return Case(step, (images, labels), lambda loss: _arrays([loss, *parameters]))
+
+
+def _simple(function: Callable[..., torch.Tensor]) -> Callable[[Arrays, Compile], Case]:
+    return lambda data, compiled: Case(compiled(function), _tensors(data), _arrays)
+
+
+_BUILDERS = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
+             "log_softmax": _simple(lambda x: F.log_softmax(x, 1)), "layer_norm": layer_norm,
+             "logistic": logistic, "mlp": mlp, "matmul": _simple(torch.matmul)}
+
+
+def _side(compiled: Compile) -> dict[str, Callable[[Arrays], Case]]:
+    return {family: lambda data, build=build: build(data, compiled)
+            for family, build in _BUILDERS.items()}
+
+
+SIDE = _side(lambda function: function)
+COMPILED = _side(torch.compile)
