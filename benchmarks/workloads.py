@@ -1,4 +1,4 @@
-"""What is measured: for each workload its data, its float64 reference, and the work it cannot avoid.
+"""What is measured: for each workload its data, its float64 reference, and its unavoidable work.
 
 Imported by the script that compares and by every process that is compared, so it needs NumPy alone.
 """

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..runtime.artifact import CompileError, format_message
 from .access import (
     Position, Read, behind_views, coefficient_of, flat_offset, index_of_rank, is_view,
     reads_of_node)
-from .dims import DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute
+from .dims import (
+    DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
 from .fuse import Cluster, Plan, fuse
-from .graph import Apply, Constant, Variable, describe, toposort
+from .graph import Apply, Constant, Variable, describe, format_site, toposort
 from .loop.ir import Buffer
 from .lower import lower_cluster, lower_copy, lower_region
 from .ops.op import (
@@ -361,11 +363,24 @@ class _Bufferizer:
         self._count_uses(nodes)
         plan = fuse(nodes, results, forced, frozenset(), self.options.fusion)
         self._allocate(plan, nodes)
+        _refuse_changing_sizes(nodes, body.index, self.memory)
         steps, _ = self._steps(plan, forced)
         for value, out in zip(body.outputs, node.outputs):
             steps.append(lower_copy(value, self.memory.buffer_of(out), (as_dim(body.index),),
                                     self.memory, self.uses, "store_slice"))
         return For(body.index, node.outputs[0].type.dims[0], tuple(steps))
+
+
+def _refuse_changing_sizes(nodes: Iterable[Apply], step: Symbol, memory: Memory) -> None:
+    """Refuse values of a loop's body that need memory of another size at every step."""
+    for node in nodes:
+        buffer = memory.buffers.get(id(node.outputs[0]))
+        if buffer is not None and any(step in symbols_of(dim) for dim in buffer.dims):
+            raise CompileError(format_message(
+                "Inside a map, a value that has to be kept has a size that depends on the step.",
+                values=f"{describe(node.outputs[0])} {node.outputs[0].type}",
+                where=format_site(node.site),
+                remedy="compute on the full size and select with T.switch"))
 
 
 def needs_memory(nodes: Sequence[Apply], results: Iterable[Variable]) -> set[int]:

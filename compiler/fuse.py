@@ -226,6 +226,7 @@ class _Fuser:
         out = node.outputs[0]
         is_step = home.is_step
         if any(id(output) in stored for output in node.outputs):
+            stored.update(id(output) for output in node.outputs)
             return {home: True}
         outside = [cluster for cluster in needed if cluster is not home]
         if is_step or isinstance(node.op.lower, ReduceLowering):

@@ -226,9 +226,10 @@ class Apply:
 
 # -- where a node was built ----------------------------------------------------------------------
 
+# In a wheel the frontend's files lie in the folder above this one, in a checkout beside it.
 _PACKAGE_FOLDERS = tuple(
-    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), folder) + os.sep
-    for folder in ("compiler", "frontend", "runtime"))
+    os.path.dirname(os.path.abspath(file)) + os.sep
+    for file in (__file__, sys.modules[__name__.partition(".")[0]].__file__))
 _is_internal: dict[str, bool] = {}
 
 

@@ -32,12 +32,13 @@ import numpy as np
 from ..runtime import artifact as errors
 from ..runtime.artifact import Argument, Artifact, CompileError, format_message
 from .bufferize import BufferOptions, FunctionGraph, MapBody, bufferize
-from .dims import Dim, DimLike, Symbol, as_dim, as_symbol, substitute, symbols_of
+from .dims import Dim, DimLike, Symbol, as_dim, as_symbol, minimum, substitute, symbols_of
 from .expand import expand
 from .graph import (
     Apply, DataSymbol, SharedBase, SizeGuard, Variable, describe, dim_of, format_site, rebuild,
     toposort)
 from .intern import Interner, map_dims
+from .ops.index_layout import known_before
 from .ops.op import IndexLowering, MapLowering, ScatterLowering
 from .plan import plan_memory
 from .program import Guard, Program
@@ -178,10 +179,11 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
     stages.inputs = (*graph.inputs, *graph.shared)
     results = [*graph.outputs, *(value for _, value in graph.updates)]
     results = _to_lowerable(results, interner, options, stages)
-    bodies = _inline_bodies(results, interner, options, stages)
+    bodies, guards = _inline_bodies(results, interner, options, stages)
     count = len(graph.outputs)
-    graph = replace(graph, outputs=tuple(results[:count]), bodies=bodies, updates=tuple(
-        (k, value) for (k, _), value in zip(graph.updates, results[count:])))
+    graph = replace(
+        graph, outputs=tuple(results[:count]), bodies=bodies, guards=graph.guards + tuple(guards),
+        updates=tuple((k, value) for (k, _), value in zip(graph.updates, results[count:])))
     bound = list(dict.fromkeys(
         symbol for variable in (*graph.inputs, *graph.shared) for dim in variable.type.dims
         if (symbol := as_symbol(dim)) is not None))
@@ -222,9 +224,18 @@ def _to_lowerable(results: list[Variable], interner: Interner, options: Options,
 
 
 def _inline_bodies(results: Sequence[Variable], interner: Interner, options: Options,
-                   stages: Stages) -> dict[int, MapBody]:
-    """Return the body of every map, written in terms of outer variables; maps may nest."""
+                   stages: Stages) -> tuple[dict[int, MapBody], list[Guard]]:
+    """Return the body of every map, written in terms of outer variables; maps may nest.
+
+    Returns
+    -------
+    bodies : dict
+        By the id of the map's node.
+    guards : list of Guard
+        What the bodies need of sizes, where they run at least once.
+    """
     bodies: dict[int, MapBody] = {}
+    guards: list[Guard] = []
     pending = [node for node in toposort(results) if isinstance(node.op.lower, MapLowering)]
     while pending:
         node = pending.pop()
@@ -235,19 +246,27 @@ def _inline_bodies(results: Sequence[Variable], interner: Interner, options: Opt
         index = Symbol("step", extent=count)
         outer = dict(zip(body.captured, node.inputs[1:]))
         outer[body.index] = interner.size(as_dim(index))
+        known = len(interner.guards)
         outputs = interner.intern(rebuild(body.outputs, outer))
+        runs = minimum(count, 1)
+        guards += [Guard(g.left * runs, g.right * runs, guard_message(g), g.kind)
+                   for g in interner.guards[known:]]
         outputs = _to_lowerable(outputs, interner, options, stages)
         bodies[id(node)] = MapBody(index, tuple(outputs))
         pending += [inner for inner in toposort(outputs, stop=node.inputs)
                     if isinstance(inner.op.lower, MapLowering)]
-    return bodies
+    return bodies, guards
 
 
 def positions_of(node: Apply) -> tuple[Variable, ...]:
     """Return the integer scalars whose values a node's index or region rule reads as dims."""
     first = {IndexLowering: 1, ScatterLowering: 2}.get(type(node.op.lower))
-    return () if first is None else tuple(
-        source for source in node.inputs[first:] if source.ndim == 0 and source.dtype == "int64")
+    if first is None:
+        return ()
+    operands = node.inputs[first:]
+    if "spec" in node.params:
+        operands = known_before(operands, node.params["spec"])
+    return tuple(source for source in operands if source.ndim == 0 and source.dtype == "int64")
 
 
 def _data_symbols(results: Iterable[Variable], bodies: Mapping[int, MapBody],

@@ -77,7 +77,7 @@ def map(fn: Callable[..., Any], sequences: Any, non_sequences: Any = None,
     count = _shortest(tensors)
     index = LoopIndex(count, name)
     place = FUNCTIONS["sub"](FUNCTIONS["sub"](count, 1), index) if go_backwards else index
-    elements = [tensor[place] for tensor in tensors]
+    elements = [_element(tensor, place) for tensor in tensors]
     returned = fn(*elements, *(as_tensor(v) for v in _as_list(non_sequences)))
     results = list(returned) if isinstance(returned, (list, tuple)) else [returned]
     if not results or any(result is None or isinstance(result, dict) for result in results):
@@ -87,6 +87,15 @@ def map(fn: Callable[..., Any], sequences: Any, non_sequences: Any = None,
             remedy="return a variable or a list of variables; state belongs in scan"))
     outputs = map_loop(index, [as_tensor(result) for result in results])
     return (outputs if isinstance(returned, (list, tuple)) else outputs[0]), OrderedDict()
+
+
+def _element(sequence: Variable, place: Variable) -> Variable:
+    """Return ``sequence[place]``; of a range it is a number, which sizes may depend on."""
+    node = sequence.owner
+    if node is None or node.op.name != "arange":
+        return sequence[place]
+    distance = FUNCTIONS["mul"](place, node.params["step"])
+    return FUNCTIONS["add"](node.inputs[0], distance)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -203,6 +203,12 @@ def _slots(spec: Spec) -> list[range]:
     return slots
 
 
+def known_before(operands: Sequence[Variable], spec: Spec) -> list[Variable]:
+    """Return the operands that are part of positions: scalars and bounds, not index arrays."""
+    return [operand for entry, slots in zip(spec, _slots(spec)) if entry != "array"
+            for operand in operands[slots.start:slots.stop]]
+
+
 def _place_scalar(result: Layout, axis: int, operand: int) -> None:
     x, size = result.x, result.x.type.dims[axis]
     result.axes.append(("at", operand))
@@ -432,7 +438,12 @@ def _parse_integers(x: Variable, axis: int, entry: Any) -> tuple[Entry, list[Var
           f"{describe(entry)} {entry.type}" if isinstance(entry, Variable) else repr(entry),
           "cast the index to an integer dtype")
     if isinstance(entry, Variable) and entry.ndim == 0:
-        return "at", [as_size(entry, "index")]
+        operand = as_size(entry, "index")
+        # An index from data is read where it is used, as an array is; sizes and loop indices are
+        # part of a view's position.
+        is_data = any(isinstance(symbol, DataSymbol) and symbol.extent is None
+                      for symbol in symbols_of(dim_of(operand)))
+        return ("array" if is_data else "at"), [operand]
     operand = entry if isinstance(entry, Variable) else Constant(entry)
     size = x.type.dims[axis]
     if isinstance(operand, Constant) and isinstance(size, int) and operand.data.size:

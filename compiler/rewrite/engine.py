@@ -68,7 +68,7 @@ def simplify(builder: Builder, outputs: Sequence[Variable], rules: RuleSet,
     budget : int, optional
         Number of rule applications after which the rest is left as it is; default: four a node.
     keep : iterable of Variable
-        Variables taken as given, not looked behind.
+        Variables taken as given: they stay, and patterns of rules do not look behind them.
     fired : Counter, optional
         Counts the titles of the rules applied.
     """
@@ -88,7 +88,7 @@ class _Engine:
     def __init__(self, builder: Builder, rules: RuleSet, budget: int, keep: list[Variable],
                  uses: Counter[Variable], fired: Counter[str] | None):
         self.builder, self.rules, self.budget, self.fired = builder, rules, budget, fired
-        self.uses = uses
+        self.uses, self.kept = uses, frozenset(keep)
         self.final: dict[Variable, Variable] = {variable: variable for variable in keep}
         self.forward: dict[Variable, Variable] = {}
         self.rebuilt: dict[Apply, tuple[Variable, ...]] = {}
@@ -192,7 +192,7 @@ class _Engine:
 
     def scalar_value(self, variable: Variable) -> np.generic | None:
         """Return the one value all elements of a variable have, if it is known."""
-        if variable.owner is None and not isinstance(variable, Constant):
+        if variable.owner is None and not isinstance(variable, Constant) or variable in self.kept:
             return None
         if variable in self.values:
             return self.values[variable]

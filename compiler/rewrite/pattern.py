@@ -125,7 +125,12 @@ Bound: TypeAlias = dict[str, Any]
 
 
 class Facts(Protocol):
-    """What the engine can say about variables."""
+    """What the engine can say about variables.
+
+    ``kept`` are those that patterns must not look behind.
+    """
+
+    kept: frozenset[Variable]
 
     def scalar_value(self, variable: Variable) -> np.generic | None:
         """Return the one value all elements have, if it is known."""
@@ -343,7 +348,7 @@ class NodePattern:
     def matches(self, variable: Variable, bound: Bound, facts: Facts) -> bool:
         """Return whether ``variable`` is computed by a node that matches."""
         owner = variable.owner
-        return owner is not None and owner.op.name == self.op \
+        return owner is not None and owner.op.name == self.op and variable not in facts.kept \
             and self.matches_node(owner, bound, facts)
 
     def matches_node(self, node: Apply, bound: Bound, facts: Facts) -> bool:

@@ -301,9 +301,10 @@ def _allowed_error(case: Case, values: Mapping[Variable, np.ndarray], truth: np.
         for place in np.ndindex(before.shape):
             if near[place] is None or truth[place] is None or near[place] != near[place]:
                 continue
-            own = _error(near[place], before[place])
-            change = _error(truth[place], before.dtype.type(float(near[place])))
-            allowed[place] = max(allowed[place], own, change)
+            with np.errstate(over="ignore"):
+                rounded = before.dtype.type(float(near[place]))
+            allowed[place] = max(allowed[place], _error(near[place], before[place]),
+                                 _error(truth[place], rounded))
     return TOLERANCE + _SLACK * allowed
 
 

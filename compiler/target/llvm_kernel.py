@@ -27,6 +27,10 @@ from .llvm_writer import FunctionWriter, Module
 UNROLL_LIMIT = 16
 """An ``unroll`` loop of more iterations stays a loop, which LLVM may still unroll."""
 
+INLINE_LIMIT = 250
+"""Operations of a scalar function up to which it is inlined into loops, and so vectorises; only
+integer powers are longer, and would take seconds to compile."""
+
 UNKNOWN_TRIPS = 16
 """Assumed value of a loop's extent that is only known inside the kernel."""
 
@@ -185,8 +189,9 @@ def _definition(module: Module, name: str, dtype: str, arity: int) -> str:
     kind = llvm_type(dtype)
     named = {local: f"%x{number}" for number, local in enumerate(parameters)}
     header = ", ".join(f"{kind} {operand}" for operand in named.values())
+    inline = "alwaysinline" if len(postorder(result)) <= INLINE_LIMIT else "noinline"
     writer = FunctionWriter(module, f"define internal {kind} @{name}.{dtype}({header}) "
-                                    "alwaysinline nounwind willreturn memory(none)")
+                                    f"{inline} nounwind willreturn memory(none)")
     emitter = _NestEmitter(writer, Nest(name, ()), {})
     emitter.locals.update(named)
     writer.run(f"ret {kind} {emitter.value(result)}")
