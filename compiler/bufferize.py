@@ -73,9 +73,13 @@ class BufferOptions:
 
 
 class Memory:
-    """Which variables have which buffer, while a program is being built."""
+    """Which variables have which buffer, while a program is being built.
 
-    def __init__(self) -> None:
+    ``symbols`` are the sizes known when a call starts: what the size of a buffer may depend on.
+    """
+
+    def __init__(self, symbols: Iterable[Symbol] = ()) -> None:
+        self.symbols = frozenset(symbols)
         self.buffers: dict[int, Buffer] = {}
         self.constants: dict[Buffer, np.ndarray] = {}
         self.failures: list[Failure] = []
@@ -147,7 +151,7 @@ def bufferize(graph: FunctionGraph, symbols: tuple[Symbol, ...],
 class _Bufferizer:
     def __init__(self, graph: FunctionGraph, symbols: tuple[Symbol, ...], options: BufferOptions):
         self.graph, self.symbols, self.options = graph, symbols, options
-        self.memory = Memory()
+        self.memory = Memory(symbols)
         self.uses: Counter[int] = Counter()
         self.inputs = tuple(self._argument(v, "input", k) for k, v in enumerate(graph.inputs))
         self.shared = tuple(self._argument(v, "shared", k) for k, v in enumerate(graph.shared))

@@ -454,7 +454,8 @@ def _full(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Ker
     """Reduce everything: partial results of fixed blocks, then their combination."""
     reductions = _reductions(cluster)
     size = cluster.space[0]
-    if len(cluster.space) > 1 or (isinstance(size, int) and size <= 2 * FULL_BLOCK):
+    if len(cluster.space) > 1 or (isinstance(size, int) and size <= 2 * FULL_BLOCK) \
+            or not symbols_of(size) <= memory.symbols:
         return [_full_in_one(cluster, memory, uses)]
     build = _builder(cluster, memory, uses)
     count = floordiv(size + (FULL_BLOCK - 1), FULL_BLOCK)

@@ -36,7 +36,7 @@ def simplified(variable, fast_math=False, fired=None):
     return simplify_graph(interner, interner.intern([variable]), fast_math, fired)[0]
 
 
-# -- interning -----------------------------------------------------------------------------------------
+# -- interning -------------------------------------------------------------------------------------
 
 def test_equal_expressions_become_one_node():
     x = T.dvector("x")
@@ -160,7 +160,7 @@ def test_shared_variables_keep_their_storage():
     assert result.owner.inputs[0].storage is w.storage and result.owner.inputs[0].name == "w"
 
 
-# -- rules at work ---------------------------------------------------------------------------------------
+# -- rules at work ---------------------------------------------------------------------------------
 
 CASES = [
     ("x + 0.0", "x"), ("0.0 + x", "x"), ("x - 0.0", "x"), ("x * 1", "x"), ("x ** 1", "x"),
@@ -262,7 +262,7 @@ def test_large_constants_are_not_made():
     assert text(result).startswith("broadcast_to(1.0")
 
 
-# -- the engine ------------------------------------------------------------------------------------------
+# -- the engine ------------------------------------------------------------------------------------
 
 sin, cos = functions("sin cos")
 a, = wildcards("a")
@@ -315,7 +315,7 @@ def test_long_chain_needs_no_recursion():
     assert len(toposort([result])) == 25_000
 
 
-# -- before differentiating --------------------------------------------------------------------------------
+# -- before differentiating ------------------------------------------------------------------------
 
 LARGE = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 5.0]])
 CLASSES = np.array([1, 0])
@@ -380,7 +380,7 @@ def test_stabilizing_does_not_rename_the_users_variables():
     assert stabilize([y]) == [x] and x.name is None
 
 
-# -- random graphs -------------------------------------------------------------------------------------------
+# -- random graphs ---------------------------------------------------------------------------------
 
 UNARY = [T.exp, T.log1p, T.tanh, T.sqr, T.sqrt, abs, T.nnet.sigmoid, T.nnet.softplus,
          lambda v: -v, lambda v: v.T, lambda v: v * 1, lambda v: v + 0.0, lambda v: v / 2,

@@ -52,7 +52,7 @@ def test_rule_table_lists_every_rule_with_its_effect():
     assert ("x / x -> 1", "changes domain", "fast math") in table
 
 
-# -- planted rules -----------------------------------------------------------------------------------
+# -- planted rules ---------------------------------------------------------------------------------
 
 PLANTED = [
     (rule("x * 1 -> x", x * 1, x, Effect.EXACT), Effect.EXACT),
@@ -124,7 +124,7 @@ def test_example_that_does_not_fire_is_a_problem():
     assert "does not fire" in found
 
 
-# -- the oracle and the measure -------------------------------------------------------------------------
+# -- the oracle and the measure --------------------------------------------------------------------
 
 def test_oracle_has_more_digits_than_the_exponent_range():
     v = T.dvector()

@@ -28,7 +28,7 @@ def _x(*shape: int | None, dtype: str = "float64") -> Variable:
     return input_variable(dtype, shape, name="x")
 
 
-# -- constants --------------------------------------------------------------------------------------
+# -- constants -------------------------------------------------------------------------------------
 
 @computed_rule("op(constants) -> constant", ["*"], Effect.EXACT, [
     lambda: (REGISTRY["exp"](as_tensor([1.0, 2.0])), []),
@@ -87,7 +87,7 @@ def divide_by_power_of_two(node: Apply, builder: Builder, facts: Facts) -> Varia
     return fit(product, node.outputs[0], builder)
 
 
-# -- sizes ------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 @computed_rule("size(a) + size(b) -> size(a + b)", ["add", "sub", "mul", "floordiv"],
                Effect.EXACT, [lambda: ((x := _x(None, None)).size, [x])])
@@ -104,7 +104,7 @@ def combine_sizes(node: Apply, builder: Builder, facts: Facts) -> Variable | Non
     return builder.apply(REGISTRY["size"], (), {"dim": dim}, node.site)[0]
 
 
-# -- axes -------------------------------------------------------------------------------------------
+# -- axes ------------------------------------------------------------------------------------------
 
 @computed_rule("dimshuffle(dimshuffle(v, p), q) -> dimshuffle(v, r)", ["dimshuffle"],
                Effect.EXACT, [
@@ -176,7 +176,7 @@ def reduce_fewer_axes(node: Apply, builder: Builder, facts: Facts) -> Variable |
     return builder.apply(node.op, (source,), {"axes": remaining}, node.site)[0]
 
 
-# -- dtypes -----------------------------------------------------------------------------------------
+# -- dtypes ----------------------------------------------------------------------------------------
 
 @computed_rule("cast(cast(v)) -> cast(v)", ["cast"], Effect.EXACT, [
     lambda: (FUNCTIONS["cast"](FUNCTIONS["cast"](x := _x(3, dtype="float32"), "float64"),
@@ -204,7 +204,7 @@ def merge_casts(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
     return builder.apply(node.op, inner.inputs, {"dtype": target}, node.site)[0]
 
 
-# -- products ---------------------------------------------------------------------------------------
+# -- products --------------------------------------------------------------------------------------
 
 def _swapped(rank: int) -> tuple[int, ...]:
     return (*range(rank - 2), rank - 1, rank - 2)

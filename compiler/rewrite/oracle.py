@@ -1,7 +1,7 @@
 """The true value of an expression: evaluation with more digits than the exponent range.
 
-With fewer, ``1 + 1e-300`` is 1 for the oracle too, and it condemns rules that are right.  A sum that
-loses a term entirely, even so, is not decided: such points get ``None`` and are not judged.
+With fewer, ``1 + 1e-300`` is 1 for the oracle too, and it condemns rules that are right.  A sum
+that loses a term entirely, even so, is not decided: such points get ``None`` and are not judged.
 Undefined values are NaN: logarithms of negative numbers, and poles, whose sign is that of a zero,
 which mathematics does not have.
 """
@@ -102,7 +102,7 @@ def _apply(node: Apply, arrays: Sequence[np.ndarray]) -> Any:
     raise InternalError(f"the oracle does not know the op {name!r}")
 
 
-# -- scalar functions -------------------------------------------------------------------------------
+# -- scalar functions ------------------------------------------------------------------------------
 
 def _defined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with NaN where it is complex or has a pole."""
@@ -164,7 +164,7 @@ _SCALAR: dict[str, Callable[..., Any]] = {name: _defined(function) for name, fun
     "log1p": mp.log1p, "sigmoid": lambda x: _quotient(mpf(1), _one_plus_exp(-x)),
     "softplus": lambda x: _defined(_logarithm)(_one_plus_exp(x)),
     "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "arcsin": mp.asin, "arctan": mp.atan,
-    "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh, 
+    "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh,
     "erf": lambda x: mp.erf(max(min(x, _FAR), -_FAR)),
     "erfc": lambda x: mp.erfc(max(min(x, _FAR), -_FAR)),
     "floor": mp.floor, "ceil": mp.ceil, "maximum": max, "minimum": min,
@@ -175,7 +175,7 @@ _SCALAR["switch"] = lambda condition, x, y: x if condition else y
 _MOVING = frozenset({"dimshuffle", "reshape", "broadcast_to", "subtensor", "advanced_subtensor"})
 
 
-# -- functions of arrays ----------------------------------------------------------------------------
+# -- functions of arrays ---------------------------------------------------------------------------
 
 def _add(x: Any, y: Any) -> Any:
     return _SCALAR["add"](x, y)

@@ -53,7 +53,7 @@ ADMITTED = Effect.MORE_ACCURATE
 """The most a rule of the default pipeline may do."""
 
 
-# -- what patterns are made of ----------------------------------------------------------------------
+# -- what patterns are made of ---------------------------------------------------------------------
 
 _PRETENDED = TensorType("float64", ())
 
@@ -119,7 +119,7 @@ def structural(name: str) -> Callable[..., Variable]:
     return build
 
 
-# -- conditions -------------------------------------------------------------------------------------
+# -- conditions ------------------------------------------------------------------------------------
 
 Bound: TypeAlias = dict[str, Any]
 
@@ -165,7 +165,7 @@ class Condition:
     witness: Callable[[Variable], Variable] | None = None
 
 
-# -- rules ------------------------------------------------------------------------------------------
+# -- rules -----------------------------------------------------------------------------------------
 
 Example: TypeAlias = Mapping[str, Any]
 """Binds every wildcard of a pattern for the check: a shape (a float array of it), an array (that
@@ -291,7 +291,7 @@ def computed_rule(title: str, roots: Sequence[str], effect: Effect,
     return decorate
 
 
-# -- matching ---------------------------------------------------------------------------------------
+# -- matching --------------------------------------------------------------------------------------
 
 def _kind(dtype: str) -> str:
     return "b" if dtype == BOOL else "i" if is_integer(dtype) else "f"
@@ -424,7 +424,7 @@ def _compile(variable: Variable) -> Iterator[Any]:
             yield NodePattern(node.op.name, sources, params, remaining, tuple(order))
 
 
-# -- building the right side ------------------------------------------------------------------------
+# -- building the right side -----------------------------------------------------------------------
 
 class Builder(Protocol):
     """Where new nodes come from: an ``Interner``, or plain construction on the user's graph."""

@@ -61,7 +61,7 @@ class Case:
     conditions: tuple[tuple[Condition, tuple[Variable, ...]], ...] = ()
 
 
-# -- from rules to cases ------------------------------------------------------------------------------
+# -- from rules to cases ---------------------------------------------------------------------------
 
 def pattern_names(root: Variable) -> set[str]:
     """Return the names of all wildcards, of values and of parameters, in a pattern."""
@@ -142,7 +142,7 @@ def _case(rule: Rule, example: Example, dtype: str) -> Case:
     return Case(before, after, tuple(inputs), demands)
 
 
-# -- values -------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 def classify(rule: AnyRule, seed: int = 0) -> Effect:
     """Return what a rule does to values: the worst over all examples, dtypes and points."""
@@ -308,7 +308,7 @@ def _allowed_error(case: Case, values: Mapping[Variable, np.ndarray], truth: np.
     return TOLERANCE + _SLACK * allowed
 
 
-# -- the other demands ----------------------------------------------------------------------------------
+# -- the other demands -----------------------------------------------------------------------------
 
 def _unbound(rule: AnyRule) -> str | None:
     if not isinstance(rule, Rule):

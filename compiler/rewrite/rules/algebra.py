@@ -1,13 +1,13 @@
-"""Algebra of numbers and of bool: identities that hold for the machine's numbers, not only on paper."""
+"""Algebra of numbers and of bool: what holds for the machine's numbers, not only on paper."""
 
 from __future__ import annotations
 
 from ..conditions import nonnegative
 from ..pattern import Effect, functions, rule, wildcards
 
-(neg, abs_, sqr, sqrt, inv, pow_, switch, maximum, minimum, floor, ceil, trunc, and_, or_, xor,
- invert, eq, neq, copy) = functions(
-    "neg abs_ sqr sqrt inv pow switch maximum minimum floor ceil trunc and_ or_ xor invert eq neq "
+(abs_, sqr, sqrt, inv, switch, maximum, minimum, floor, ceil, trunc, and_, or_, xor, invert, eq, neq,
+ copy) = functions(
+    "abs_ sqr sqrt inv switch maximum minimum floor ceil trunc and_ or_ xor invert eq neq "
     "copy")
 sin, cos, tan, arcsin, arctan, sinh, cosh, tanh, erf = functions(
     "sin cos tan arcsin arctan sinh cosh tanh erf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..pattern import Effect, any_parameter, functions, rule, structural, wildcards
 
-neq, invert = functions("neq invert")
+neq, = functions("neq")
 cast = structural("cast")
 
 b, = wildcards("b", "b")

@@ -14,7 +14,7 @@ from ..pattern import (
     Effect, Rule, all_parameters, any_parameter, functions, rest, rule, structural, wildcards)
 
 exp, expm1, log, log1p, inv = functions("exp expm1 log log1p inv")
-sigmoid, softplus, erf, erfc, tanh = functions("sigmoid softplus erf erfc tanh")
+sigmoid, softplus, erf, erfc = functions("sigmoid softplus erf erfc")
 sum_, dimshuffle, softmax, logsoftmax, logsumexp = map(
     structural, ("sum", "dimshuffle", "softmax", "logsoftmax", "logsumexp"))
 
