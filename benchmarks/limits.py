@@ -59,6 +59,14 @@ class Limits:
     exps: dict[str, float]
     bandwidth: list[tuple[int, float]]
 
+    def best_of(self, other: Limits) -> Limits:
+        """Return the better of two measurements, limit by limit."""
+        return Limits(
+            self.threads,
+            {dtype: max(rate, other.flops[dtype]) for dtype, rate in self.flops.items()},
+            {dtype: max(rate, other.exps[dtype]) for dtype, rate in self.exps.items()},
+            [max(ours, theirs) for ours, theirs in zip(self.bandwidth, other.bandwidth)])
+
     def floor(self, workload: Workload) -> float:
         """Return the seconds a workload needs at least; 0 for one that is all overhead."""
         cost = workload.cost

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worker import receive, send
+from worker import OURS, SIDES, receive, send
 
 HERE = Path(__file__).resolve().parent
 
@@ -17,8 +19,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
                     "NUMBA_NUM_THREADS", "TETRACTYS_NUM_THREADS")
 
 UNSET = ("OPENBLAS_CORETYPE", "TETRACTYS_FLAGS", "XLA_FLAGS", "OMP_WAIT_POLICY",
-         "NUMBA_DISABLE_JIT")
-"""Variables that would favour or hinder a side."""
+         "NUMBA_DISABLE_JIT", "PYTHONDONTWRITEBYTECODE")
+"""Variables that would favour or hinder a side; installed packages have their bytecode."""
 
 
 class Unavailable(Exception):
@@ -66,11 +68,12 @@ class Side:
         cpus = pinned(threads)
         if cpus is not None and len(cpus) < threads:
             raise Unavailable(f"this process may use {len(cpus)} CPUs only")
+        self.log = tempfile.TemporaryFile()  # a pipe could fill up, and block the process
         restrict = None if cpus is None else lambda: os.sched_setaffinity(0, cpus)
         try:
             self.process = subprocess.Popen(
                 [python, str(HERE / "worker.py"), name], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restrict,
+                stdout=subprocess.PIPE, stderr=self.log, preexec_fn=restrict,
                 env={**environment(threads), **(variables or {})})
         except OSError as error:
             raise Unavailable(f"its Python cannot be started ({error.strerror})") from error
@@ -98,14 +101,15 @@ class Side:
         try:
             return receive(self.process.stdout)
         except EOFError:
-            tail = self.process.stderr.read().decode(errors="replace").strip().splitlines()
+            self.log.seek(0)
+            tail = self.log.read().decode(errors="replace").strip().splitlines()
             raise Unavailable(tail[-1] if tail else "its process ended") from None
 
     def close(self) -> None:
         """End the process."""
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.stderr.close()
+        self.log.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -121,11 +125,36 @@ def python_of(side: str, peer_python: str | None) -> str:
     Unavailable
         If no interpreter was named for the peers.
     """
-    if side == "tetractys":
+    if side == OURS:
         return sys.executable
     if not peer_python:
         raise Unavailable("no --peer-python, and TETRACTYS_PEER_PYTHON is not set")
     return peer_python
+
+
+def peer_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the peers and their interpreter."""
+    peers = [name for name in SIDES if name != OURS]
+    parser.add_argument("--peers", default=",".join(peers[:-1]), metavar="NAMES",
+                        help=f"of {', '.join(peers)}; default: %(default)s")
+    parser.add_argument("--peer-python", default=os.environ.get("TETRACTYS_PEER_PYTHON"),
+                        metavar="PATH", help="interpreter of the environment that has the peers; "
+                        "default: the environment variable TETRACTYS_PEER_PYTHON")
+
+
+def chosen_sides(peers: str) -> list[str]:
+    """Return ours and the peers of a comma-separated list.
+
+    Raises
+    ------
+    SystemExit
+        If there is no such peer.
+    """
+    names = [name for name in peers.split(",") if name]
+    for name in names:
+        if name not in SIDES or name == OURS:
+            raise SystemExit(f"there is no peer {name!r}; there are: {', '.join(SIDES)}")
+    return [OURS, *names]
 
 
 def start(names: Sequence[str], peer_python: str | None, threads: int,

@@ -6,7 +6,9 @@ Started by ``processes.py`` with the side's name; each message is a pickle behin
 
     ("setup", workload, wants_outputs) -> (seconds of the first call, outputs or None)
     ("time", seconds, calls)           -> seconds of one call, by repetition
+    ("phases",)                        -> where the time of the first call went, if known
     ("memory",)                        -> peak resident bytes of the process
+    ("version",)                       -> the side's version
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import timeit
 from typing import Any, BinaryIO
 
 import numpy as np
+from sides.case import Case
 
-SIDES = {"tetractys": ("tetractys_side", "SIDE"), "numpy": ("numpy_side", "SIDE"),
+OURS = "tetractys"
+SIDES = {OURS: ("tetractys_side", "SIDE"), "numpy": ("numpy_side", "SIDE"),
          "numba": ("numba_side", "SIDE"), "jax": ("jax_side", "SIDE"),
          "torch": ("torch_side", "SIDE"), "torch.compile": ("torch_side", "COMPILED")}
 """Module and table of each side; ``torch.compile`` is slow to start."""
@@ -58,19 +62,21 @@ class Subject:
 
     def __init__(self, side: str):
         module, table = SIDES[side]
+        self.name = side
         self.side = getattr(importlib.import_module(f"sides.{module}"), table)
+        self.case: Case | None = None
         self.timer = timeit.Timer("pass")
         self.calls = 1
 
     def setup(self, name: str, wants_outputs: bool) -> tuple[float, list | None] | None:
         """Build a workload and call it once; None if this side does not have it."""
-        from workloads import WORKLOADS
-        workload = WORKLOADS[name]
+        from workloads import COMPILED, WORKLOADS
+        workload = WORKLOADS.get(name) or COMPILED[name]
         if workload.family not in self.side:
             return None
         data = workload.data()
         start = time.perf_counter()
-        case = self.side[workload.family](data)
+        case = self.case = self.side[workload.family](data)
         result = case.function(*case.arguments)
         seconds = time.perf_counter() - start
         # Copies: later calls may write into the same memory.
@@ -91,6 +97,10 @@ class Subject:
             taken.append(self.timer.timeit(self.calls) / self.calls)
         return taken
 
+    def phases(self) -> dict[str, float]:
+        """Return the compile time by phase of the workload set up last."""
+        return self.case.phases() if self.case is not None else {}
+
     def memory(self) -> int:
         """Return the peak of the memory this process had resident."""
         try:
@@ -100,6 +110,10 @@ class Subject:
             import resource
             unit = 1 if sys.platform == "darwin" else 1024
             return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def version(self) -> str:
+        """Return the version of the side's library."""
+        return str(importlib.import_module(self.name.partition(".")[0]).__version__)
 
 
 def main() -> None:

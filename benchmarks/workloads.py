@@ -135,6 +135,10 @@ def _matrices(shape: tuple[int, int, int], dtype: str) -> Arrays:
             "right": _random(inner, columns).astype(dtype)}
 
 
+def _vector(dtype: str) -> Arrays:
+    return {"x": _random(1000).astype(dtype)}
+
+
 def _product(shape: tuple[int, int, int], dtype: str = "float32") -> Workload:
     rows, inner, columns = shape
     size = np.dtype(dtype).itemsize
@@ -183,6 +187,14 @@ def _workloads() -> list[Workload]:
 
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _workloads()}
+
+COMPILED: dict[str, Workload] = {name: WORKLOADS[name] for name in (
+    "logistic_regression", "mlp_step")}
+"""Workloads whose first call is timed."""
+
+COMPILED["elementwise_300"] = Workload(
+    "elementwise_300", "300 elementwise operations", "elementwise_300", "float32",
+    partial(_vector, "float32"), formulas.elementwise_300, Cost(bytes=8000.0))
 
 
 def select(names: str | None) -> list[Workload]:

@@ -1,8 +1,8 @@
 """Level one: the graph of symbolic expressions, as users build it.
 
 A :class:`Variable` has a type (dtype and dims) and an *owner*, the :class:`Apply` that computes
-it, or none if it is an input.  Types are computed when a node is built, so errors of dtype and shape
-are raised on the user's own line.  Variables compare by identity.  All walks are iterative.
+it, or none if it is an input.  Types are computed when a node is built, so errors of dtype and
+shape are raised on the user's own line.  Variables compare by identity; all walks are iterative.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Each draw has a state of its own, a shared variable ``(key, number)`` whose default update counts
 the calls.  So within one call of a function a random variable has one value, however often it is
-used; the next call draws anew; and the numbers depend on the seed and the order in which draws were made,
-not on what else a function computes, nor on the number of threads.
+used; the next call draws anew; and the numbers depend on the seed and the order in which draws were
+made, not on what else a function computes, nor on the number of threads.
 """
 
 from __future__ import annotations

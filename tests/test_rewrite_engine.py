@@ -386,7 +386,8 @@ UNARY = [T.exp, T.log1p, T.tanh, T.sqr, T.sqrt, abs, T.nnet.sigmoid, T.nnet.soft
          lambda v: -v, lambda v: v.T, lambda v: v * 1, lambda v: v + 0.0, lambda v: v / 2,
          lambda v: 1 - v, lambda v: 1 / (1 + T.exp(v)), lambda v: T.log(1 + v), lambda v: v ** 2,
          lambda v: T.nnet.softmax(v), lambda v: v.sum(axis=0, keepdims=True) + T.zeros((3, 3)),
-         lambda v: v.reshape((9,)).reshape((3, 3)), lambda v: T.log(T.exp(v).sum(0)) * T.ones((3, 1))]
+         lambda v: v.reshape((9,)).reshape((3, 3)),
+         lambda v: T.log(T.exp(v).sum(0)) * T.ones((3, 1))]
 BINARY = [T.add, T.sub, T.mul, T.maximum, T.minimum, T.dot, lambda v, w: T.switch(v > w, v, w)]
 
 
@@ -405,7 +406,8 @@ def test_random_expression_keeps_its_value(steps, seed):
     interner = Interner()
     before = interner.intern(made)
     after = simplify_graph(interner, before)
-    for old, new in zip(*(evaluate(side, {interner.mapping[x]: value}) for side in (before, after))):
+    sides = (evaluate(side, {interner.mapping[x]: value}) for side in (before, after))
+    for old, new in zip(*sides):
         good = np.isfinite(old) & (abs(old) < 1e6)
         np.testing.assert_allclose(new[good], old[good], rtol=1e-6, atol=1e-6)
 

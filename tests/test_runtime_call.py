@@ -498,13 +498,14 @@ def test_no_references_leak(entry):
     exercise()
     counts = [sys.getrefcount(v) for v in (x, bad, x.dtype)]
     tracemalloc.start()
-    exercise()
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    exercise()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    sizes = []
+    for _ in range(4):
+        exercise()
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
+    # A leak grows every time; what some cache of Python's takes once does not count.
+    grown = min(after - before for before, after in zip(sizes, sizes[1:]))
     after = [sys.getrefcount(v) for v in (x, bad, x.dtype)]
     assert all(abs(a - b) < 20 for a, b in zip(after, counts, strict=True)), (after, counts)
     assert grown < 20_000

@@ -20,11 +20,14 @@ class Case:
     arguments : tuple
     read : callable
         From the result of the first call to the workload's outputs as NumPy arrays.
+    phases : callable
+        Returns the seconds of each phase of compiling; empty where a side does not tell.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     read: Callable[[Any], list[np.ndarray]]
+    phases: Callable[[], dict[str, float]] = dict
 
 
 def as_list(result: Any) -> list[np.ndarray]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ def robust_loss(data: Arrays) -> Case:
     """Return ``log cosh`` of residuals, summed, with its first two derivatives."""
     def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
         residual = prediction - target
-        return (jax.nn.softplus(2 * residual) - residual - np.log(2.0)).sum()
+        return (jax.nn.softplus(2 * residual) - residual - math.log(2.0)).sum()
 
     def slopes(prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, tuple]:
         value, gradient = jax.value_and_grad(loss)(prediction, target)
@@ -133,6 +134,19 @@ def mlp(data: Arrays) -> Case:
     return _training(data, step, state, ("images", "labels"))
 
 
+def elementwise_300(data: Arrays) -> Case:
+    """Return a chain of 300 elementwise operations."""
+    def chain(x: jax.Array) -> jax.Array:
+        y = x
+        for k in range(50):
+            y = jnp.maximum(y * (0.9 + k / 1000) + x, -3)
+            y = y / (1 + abs(y))
+        return y
+
+    return _case(data, chain)
+
+
 SIDE = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
         "log_softmax": lambda data: _case(data, jax.nn.log_softmax), "layer_norm": layer_norm,
-        "logistic": logistic, "mlp": mlp, "matmul": lambda data: _case(data, jnp.matmul)}
+        "logistic": logistic, "mlp": mlp, "matmul": lambda data: _case(data, jnp.matmul),
+        "elementwise_300": elementwise_300}

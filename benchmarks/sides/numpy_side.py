@@ -46,4 +46,4 @@ def mlp(data: Arrays) -> Case:
 SIDE = {"call_2x1": call_2x1, "black_scholes": _plain(formulas.black_scholes),
         "robust_loss": _plain(formulas.robust_loss), "log_softmax": _plain(formulas.log_softmax),
         "layer_norm": _plain(formulas.layer_norm), "logistic": logistic, "mlp": mlp,
-        "matmul": _plain(formulas.matmul)}
+        "matmul": _plain(formulas.matmul), "elementwise_300": _plain(formulas.elementwise_300)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,12 @@ def _inputs(data: Arrays) -> list[T.TensorVariable]:
 
 def _case(data: Arrays, define: Callable[..., Any]) -> Case:
     variables = _inputs(data)
-    return Case(tx.function(variables, define(*variables)), tuple(data.values()), as_list)
+    return _compiled(tx.function(variables, define(*variables)), tuple(data.values()), as_list)
+
+
+def _compiled(function: tx.Function, arguments: tuple[Any, ...],
+              read: Callable[[Any], list[np.ndarray]]) -> Case:
+    return Case(function, arguments, read, lambda: function.seconds)
 
 
 def call_2x1(data: Arrays) -> Case:
@@ -55,7 +61,7 @@ def robust_loss(data: Arrays) -> Case:
     def derivatives(prediction: T.TensorVariable, target: T.TensorVariable
                     ) -> list[T.TensorVariable]:
         residual = prediction - target
-        value = (T.softplus(2 * residual) - residual - np.log(2.0)).sum()
+        value = (T.softplus(2 * residual) - residual - math.log(2.0)).sum()
         gradient = tx.grad(value, prediction)
         return [value, gradient, tx.grad(gradient.sum(), prediction)]
 
@@ -89,7 +95,7 @@ def logistic(data: Arrays) -> Case:
     rate = formulas.LOGISTIC_RATE
     step = tx.function([x, y], [p_1 > 0.5, entropy],
                        updates=[(w, w - rate * gw), (b, b - rate * gb)])
-    return Case(step, (data["x"], data["y"]), lambda result: as_list(
+    return _compiled(step, (data["x"], data["y"]), lambda result: as_list(
         [*result, w.get_value(), b.get_value()]))
 
 
@@ -105,7 +111,7 @@ def mlp(data: Arrays) -> Case:
     parameters = layers.get_all_params(network, trainable=True)
     step = tx.function([images, labels], loss, updates=updates.nesterov_momentum(
         loss, parameters, formulas.LEARNING_RATE, formulas.MOMENTUM))
-    return Case(step, (data["images"], data["labels"]), lambda result: as_list(
+    return _compiled(step, (data["images"], data["labels"]), lambda result: as_list(
         [result, *layers.get_all_param_values(network)]))
 
 
@@ -114,6 +120,18 @@ def matmul(data: Arrays) -> Case:
     return _case(data, T.dot)
 
 
+def elementwise_300(data: Arrays) -> Case:
+    """Return a chain of 300 elementwise operations."""
+    def chain(x: T.TensorVariable) -> T.TensorVariable:
+        y = x
+        for k in range(50):
+            y = T.maximum(y * (0.9 + k / 1000) + x, -3)
+            y = y / (1 + abs(y))
+        return y
+
+    return _case(data, chain)
+
+
 SIDE = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
         "log_softmax": log_softmax, "layer_norm": layer_norm, "logistic": logistic, "mlp": mlp,
-        "matmul": matmul}
+        "matmul": matmul, "elementwise_300": elementwise_300}

@@ -205,7 +205,8 @@ def _keep(x: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.nd
 
 def _softmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     powers = np.frompyfunc(_SCALAR["exp"], 1, 1)(x)
-    return np.frompyfunc(_SCALAR["true_div"], 2, 1)(powers, _keep(_sum(powers, axes), x.shape, axes))
+    totals = _keep(_sum(powers, axes), x.shape, axes)
+    return np.frompyfunc(_SCALAR["true_div"], 2, 1)(powers, totals)
 
 
 def _logsumexp(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -40,7 +40,7 @@ class Effect(IntEnum):
     SIGN_OF_ZERO = 1
     """A zero may change its sign."""
     MORE_ACCURATE = 2
-    """Never further from the true value than before, but for a few roundings of input and result."""
+    """Never further from the true value than before, but for a few roundings of the inputs."""
     CHANGES_NONFINITE = 3
     """Differs where an input or an intermediate result is infinite or NaN."""
     CHANGES_DOMAIN = 4

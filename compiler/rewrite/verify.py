@@ -32,7 +32,8 @@ from .engine import RuleSet, simplify
 from .measure import measure
 from .oracle import true_values
 from .pattern import (
-    ADMITTED, AnyRule, Condition, Effect, Example, ParameterWildcard, Rule, Wildcard, fit, instantiate)
+    ADMITTED, AnyRule, Condition, Effect, Example, ParameterWildcard, Rule, Wildcard, fit,
+    instantiate)
 from .stabilize import PlainBuilder
 
 TOLERANCE = 4.0

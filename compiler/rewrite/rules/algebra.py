@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..conditions import nonnegative
 from ..pattern import Effect, functions, rule, wildcards
 
-(abs_, sqr, sqrt, inv, switch, maximum, minimum, floor, ceil, trunc, and_, or_, xor, invert, eq, neq,
- copy) = functions(
-    "abs_ sqr sqrt inv switch maximum minimum floor ceil trunc and_ or_ xor invert eq neq "
-    "copy")
+abs_, sqr, sqrt, inv, copy, floor, ceil, trunc = functions(
+    "abs_ sqr sqrt inv copy floor ceil trunc")
+maximum, minimum, switch, and_, or_, xor, invert, eq, neq = functions(
+    "maximum minimum switch and_ or_ xor invert eq neq")
 sin, cos, tan, arcsin, arctan, sinh, cosh, tanh, erf = functions(
     "sin cos tan arcsin arctan sinh cosh tanh erf")
 
