@@ -1,8 +1,9 @@
 """The limits of this machine, measured: what no program can beat.
 
-Three kernels, written as LLVM IR for the host's vector width and compiled by Tetractys' own CPU
-target: a loop of independent fused multiply-adds in registers; the triad ``a = b + s c`` over
-arrays of the size of each level of memory; and the shortest exponential that is accurate to a few
+Kernels, written as LLVM IR for the host's vector width and compiled by Tetractys' own CPU
+target: a loop of independent fused multiply-adds in registers; three loops over memory, of which
+the fastest counts (the triad ``a = b + s c`` with ordinary and with non-temporal stores, and a sum,
+which only reads), with arrays of the size of each level of memory; and the shortest exponential that is accurate to a few
 ulp (range reduction by two constants, an economised Taylor polynomial, exponent by integer
 addition; wrong beyond the range of normal results).  Each runs on all threads at once; the best of
 several runs counts.
@@ -25,6 +26,8 @@ from workloads import Workload
 
 from tetractys.compiler.target.llvm import LlvmOptions, compile_module, describe_host
 from tetractys.runtime.cpu_jit import link
+
+Loop = Callable[..., None]
 
 CHAINS = 12
 """Independent accumulators: more than latency times throughput of any fused multiply-add unit."""
@@ -51,7 +54,7 @@ class Limits:
     exps : dict of str to float
         Exponentials a second, by dtype.
     bandwidth : list of (int, float)
-        For each level of memory: the bytes it holds, and bytes a second.
+        For each level of memory: the bytes it holds, and the bytes a second it reads and writes.
     """
 
     threads: int
@@ -137,34 +140,41 @@ def _together(threads: int, run: Callable[[int], object]) -> float:
 
 
 def _bandwidths(threads: int, width: int) -> list[tuple[int, float]]:
-    """Return capacity and triad bandwidth of each level of memory."""
-    loop = _function(_triad_text(width // 4), "triad")
+    """Return capacity and largest bandwidth of each level of memory."""
+    lanes = width // 4
+    loops = [(_function(_triad_text(lanes, ""), "triad"), 3),
+             (_function(_triad_text(lanes, ", !nontemporal !0"), "triad"), 3),
+             (_function(_sum_text(lanes), "sum"), 1)]
     levels = []
     caches = _caches()
     for number, (capacity, is_shared) in enumerate([*caches, (0, True)]):
         is_last = number == len(caches)
         total = DRAM_BYTES if is_last else capacity // 2 * (1 if is_shared else threads)
-        elements = total // threads // 12 // 64 * 64
-        arrays = [_apart(elements) for _ in range(threads)]
+        best = 0.0
+        for loop, count in loops:
+            elements = total // threads // (4 * count) // 64 * 64
+            arrays = [_apart(elements, count) for _ in range(threads)]
 
-        def run(thread: int, n: int) -> None:
-            loop(*(array.ctypes.data for array in arrays[thread]), n, elements)
+            def run(thread: int, n: int, loop: Loop = loop, elements: int = elements,
+                    arrays: list[list[np.ndarray]] = arrays) -> None:
+                pointers = [array.ctypes.data for array in arrays[thread]]
+                loop(*pointers, *[None] * (3 - len(pointers)), n, elements)
 
-        rate = _rate(threads, run) * elements * 12
+            best = max(best, _rate(threads, run) * elements * 4 * count)
         size = 1 << 62 if is_last else capacity * (1 if is_shared else threads)
-        levels.append((size, rate))
+        levels.append((size, best))
     return levels
 
 
-def _apart(elements: int) -> list[np.ndarray]:
-    """Return three arrays on cache lines of their own, at different distances within a page.
+def _apart(elements: int, count: int) -> list[np.ndarray]:
+    """Return arrays on cache lines of their own, at different distances within a page.
 
     Stores and loads whose addresses agree modulo 4096 would wait for each other.
     """
     spacing = elements + (1024 + 256 - elements % 1024)
-    block = np.ones(3 * spacing + 16, np.float32)
+    block = np.ones(count * spacing + 16, np.float32)
     first = -block.ctypes.data % 64 // 4
-    return [block[first + k * spacing:][:elements] for k in range(3)]
+    return [block[first + k * spacing:][:elements] for k in range(count)]
 
 
 def _caches() -> list[tuple[int, bool]]:
@@ -186,7 +196,7 @@ def _vector_bytes() -> int:
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
 
-def _function(text: str, name: str) -> Callable[..., None]:
+def _function(text: str, name: str) -> Loop:
     """Return IR as a function of three pointers, repetitions and size, free of the GIL."""
     code, _ = compile_module(text, LlvmOptions(speed_level=3))
     library = link(code, {}, [name])
@@ -242,7 +252,7 @@ def _fma_text(kind: str, lanes: int) -> str:
     return text.replace("  ret void", ends + "\n  ret void") + _declare("fma", kind, lanes, 3)
 
 
-def _triad_text(lanes: int) -> str:
+def _triad_text(lanes: int, hint: str) -> str:
     vector = f"<{lanes} x float>"
     return _array_loop("triad", f"""  %pa = getelementptr inbounds float, ptr %a, i64 %j
   %pb = getelementptr inbounds float, ptr %b, i64 %j
@@ -251,7 +261,22 @@ def _triad_text(lanes: int) -> str:
   %vc = load {vector}, ptr %pc, align 4
   %product = fmul {vector} %vc, splat (float 0.5)
   %sum = fadd {vector} %vb, %product
-  store {vector} %sum, ptr %pa, align 4""", lanes)
+  store {vector} %sum, ptr %pa, align {4 * lanes}{hint}""", lanes) + "!0 = !{i32 1}\n"
+
+
+def _sum_text(lanes: int) -> str:
+    """Return IR with eight running sums, which hide the latency of an addition."""
+    vector, ways = f"<{lanes} x float>", range(8)
+    loads = "\n".join(f"""  %p{k} = getelementptr inbounds float, ptr %a, i64 %j{k}
+  %v{k} = load {vector}, ptr %p{k}, align 4
+  %t{k} = fadd {vector} %s{k}, %v{k}
+  %j{k + 1} = add nuw nsw i64 %j{k}, {lanes}""" for k in ways)
+    phis = "\n".join(f"  %s{k} = phi {vector} [ zeroinitializer, %loop ], [ %t{k}, %inner ]"
+                     for k in ways)
+    text = _array_loop("sum", f"{phis}\n  %j0 = add i64 %j, 0\n{loads}", 8 * lanes)
+    uses = "\n".join(f"  store volatile {vector} %t{k}, ptr %sink, align 4" for k in ways)
+    return text.replace("latch:\n", f"latch:\n{uses}\n").replace(
+        "entry:\n", f"entry:\n  %sink = alloca {vector}\n")
 
 
 def _exp_text(kind: str, lanes: int) -> str:

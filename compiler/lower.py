@@ -395,9 +395,15 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
                 if not isinstance(base.owner.op.lower, ReduceLowering) \
                         and not _is_stored(base.owner, memory):
                     cost[id(node)] += cost[id(base.owner)]
-    for node in cluster.members:
+    passes_of: dict[int, set[int]] = {}
+    for node in reversed(cluster.members):
         out = node.outputs[0]
-        passes = {stages[id(reader)] for reader in readers.get(id(node), ())}
+        passes = passes_of[id(node)] = set()
+        for reader in readers.get(id(node), ()):
+            passes.add(stages[id(reader)])
+            if not isinstance(reader.op.lower, ReduceLowering) and not _is_stored(reader, memory):
+                # Computed again wherever it is read, from this value.
+                passes |= passes_of[id(reader)]
         if is_outer(node, cluster) or _is_stored(node, memory) or len(passes) < 2 \
                 or cost_of(node) < RECOMPUTE or out.type.dims != cluster.space:
             continue

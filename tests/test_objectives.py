@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 import tetractys as tx
-from tetractys import layers, nonlinearities, objectives, regularization
+from tetractys import debug, layers, nonlinearities, objectives, regularization
 from tetractys import tensor as T
 from tetractys.runtime.errors import ArgumentError, ShapeError
 
@@ -183,6 +183,22 @@ def test_categorical_accuracy_of_ties_nan_and_missing_classes():
     result = objectives.categorical_accuracy(T.constant(scores), T.constant(targets), top_k=2)
     np.testing.assert_array_equal(
         value(result), [True, True, False, True, False, True, False, False])
+
+
+def test_accuracy_beside_gradients_is_right_on_every_level():
+    # The gradient of the scores, computed from the softmax, must not take its memory too early.
+    images, targets = T.fmatrix("images"), T.tensor("uint8", shape=(None,), name="targets")
+    network = layers.DropoutLayer(layers.InputLayer((None, 20), images), p=0.1)
+    network = layers.DenseLayer(network, 10, W=RNG.normal(size=(20, 10)).astype("float32"),
+                                b=np.zeros(10, "float32"), nonlinearity=nonlinearities.softmax)
+    predictions = layers.get_output(network)
+    loss = objectives.categorical_crossentropy(predictions, targets).mean()
+    accuracy = objectives.categorical_accuracy(predictions, targets).mean()
+    gradients = tx.grad(loss, layers.get_all_params(network))
+    f = tx.function([images, targets], [loss, accuracy, *gradients])
+    found = debug.bisect(f, RNG.normal(size=(100, 20)).astype("float32"),
+                         RNG.integers(10, size=100).astype("uint8"))
+    assert found.level is None, str(found)
 
 
 @pytest.mark.parametrize("function", [objectives.categorical_accuracy,
