@@ -1,6 +1,7 @@
 """Let ``pytest`` run from a bare checkout, with the mapping that pyproject.toml declares."""
 
 import importlib.util
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -23,6 +24,10 @@ class _SourceFinder:
             name, here / "__init__.py", submodule_search_locations=[str(here)]
         )
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core; threads of its own would only wait for each other's.
+    os.environ.setdefault("TETRACTYS_NUM_THREADS", "1")
 
 if importlib.util.find_spec("tetractys") is None:
     sys.meta_path.insert(0, _SourceFinder)

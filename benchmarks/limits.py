@@ -1,12 +1,14 @@
 """The limits of this machine, measured: what no program can beat.
 
-Kernels, written as LLVM IR for the host's vector width and compiled by Tetractys' own CPU
-target: a loop of independent fused multiply-adds in registers; three loops over memory, of which
-the fastest counts (the triad ``a = b + s c`` with ordinary and with non-temporal stores, and a sum,
-which only reads), with arrays of the size of each level of memory; and the shortest exponential that is accurate to a few
-ulp (range reduction by two constants, an economised Taylor polynomial, exponent by integer
-addition; wrong beyond the range of normal results).  Each runs on all threads at once; the best of
-several runs counts.
+Kernels, written as LLVM IR for the host's vector width and compiled by Tetractys' own CPU target:
+
+* a loop of independent fused multiply-adds in registers;
+* three loops over arrays of the size of each level of memory, of which the fastest counts: the
+  triad ``a = b + s c`` with ordinary and with non-temporal stores, and a sum, which only reads;
+* the shortest exponential that is accurate to a few ulp: range reduction by two constants, an
+  economised Taylor polynomial, exponent by integer addition; wrong beyond normal results.
+
+Each runs on all threads at once; the best of several runs counts.
 """
 
 from __future__ import annotations

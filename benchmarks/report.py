@@ -129,7 +129,7 @@ def limits_table(limits: Sequence[Limits]) -> str:
             ("exp float64, G/s", lambda l: l.exps["float64"])]
     giga += [(f"bandwidth {name}, GB/s", lambda l, k=k: l.bandwidth[k][1])
              for k, name in enumerate(names)]
-    return markdown(["limit", *(f"{l.threads} threads" for l in limits)], (
+    return markdown(["limit", *(f"{l.threads} thr." for l in limits)], (
         [title, *(f"{read(l) / 1e9:.3g}" for l in limits)] for title, read in giga))
 
 

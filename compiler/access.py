@@ -6,13 +6,14 @@ every question about fusion is asked of the variable *behind* the views and the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from .dims import DimLike, Symbol, as_dim, substitute, symbols_of
 from .graph import Apply, Variable
 from .loop import scalar
-from .loop.ir import Const, Expr
+from .loop.ir import Const, Expr, Local
 from .ops.op import IndexLowering, ReduceLowering, ScalarLowering
 
 Position: TypeAlias = tuple[DimLike, ...]
@@ -55,16 +56,18 @@ class _Tracer:
     def __init__(self, node: Apply):
         self.node = node
         self.reads: list[tuple[int, Position]] = []
+        self.is_checked = False
 
     def read(self, k: int, position: Position) -> Expr:
         self.reads.append((k, tuple(position)))
-        return Const(0, self.node.inputs[k].dtype)
+        # Not a literal: rules fold those, and take what they fold to for known.
+        return Local("loaded", self.node.inputs[k].dtype)
 
     def bind(self, expression: Expr, name: str = "j") -> DimLike:
         return as_dim(_DataPosition(name))
 
     def check(self, condition: Expr, message: str, value: Expr) -> None:
-        """Checks do not matter to access."""
+        self.is_checked = True
 
 
 class _DataPosition(Symbol):
@@ -114,6 +117,30 @@ def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
         base, position = behind_views(source, position, stop)
         found.append(Read(base, None if _depends_on_data(position) else position))
     return found
+
+
+def checked_nodes(nodes: Iterable[Apply]) -> set[int]:
+    """Return the ids of nodes whose elements may be refused: by a check of an index from data.
+
+    A reader of a view composes it, and makes the view's checks its own.
+
+    Parameters
+    ----------
+    nodes : iterable of Apply
+        In topological order.
+    """
+    found: set[int] = set()
+    for node in nodes:
+        composed = any(is_view(source) and id(source.owner) in found for source in node.inputs)
+        if composed or (isinstance(node.op.lower, IndexLowering) and _is_checked(node)):
+            found.add(id(node))
+    return found
+
+
+def _is_checked(node: Apply) -> bool:
+    tracer = _Tracer(node)
+    node.op.lower.rule(tracer, index_of_rank(node.outputs[0].ndim), node)
+    return tracer.is_checked
 
 
 def _depends_on_data(position: Position) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..runtime.artifact import CompileError, format_message
 from .access import (
-    Position, Read, behind_views, coefficient_of, flat_offset, index_of_rank, is_view,
-    reads_of_node)
+    Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
+    is_view, reads_of_node)
 from .dims import (
     DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
 from .fuse import Cluster, Plan, fuse
@@ -463,13 +463,14 @@ def _update_only(nodes: Sequence[Apply], graph: FunctionGraph, forced: set[int])
             readers.setdefault(id(source), []).append(node)
     outputs = {id(v) for v in graph.outputs}
     updates = {id(v) for _, v in graph.updates}
+    checked = checked_nodes(nodes)
     found: set[int] = set()
     for node in reversed(nodes):
         out = node.outputs[0]
         following = readers.get(id(out), [])
         if id(out) in outputs or not (following or id(out) in updates) \
                 or not isinstance(node.op.lower, (ScalarLowering, IndexLowering)) \
-                or isinstance(node.op.lower, ReduceLowering):
+                or isinstance(node.op.lower, ReduceLowering) or id(node) in checked:
             continue
         if any(read.position is None for read in reads_of_node(node, set())):
             continue

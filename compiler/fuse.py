@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .access import Position, Read, index_of_rank, reads_of_node
+from .access import Position, Read, checked_nodes, index_of_rank, reads_of_node
 from .dims import DimLike, prod, proves_nonnegative
 from .graph import Apply, Variable
 from .ops.op import (
@@ -31,6 +31,11 @@ from .ops.op import (
 
 MAX_WEIGHT = 600.0
 """Largest total cost of a cluster's scalar operations: bounds the compile time of one kernel."""
+
+HUGE_TOTAL, HUGE_WEIGHT = 20_000.0, 10.0
+"""In a graph whose operations cost more than this in total, compile time decides: clusters hold at
+most the weight of one transcendental function, so that most kernels are equal to another one, and
+equal kernels are compiled once."""
 
 CHEAP = 2.0
 """Operations up to this cost, reading one value, are recomputed rather than stored."""
@@ -100,19 +105,23 @@ def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
     enabled : bool
         False gives every operation its own cluster (to test the others against).
     """
-    fuser = _Fuser(forced, update_only, enabled)
+    fuser = _Fuser(forced, update_only, checked_nodes(nodes), enabled)
+    if sum(map(cost_of, nodes)) > HUGE_TOTAL:
+        fuser.limit = HUGE_WEIGHT
     for node in nodes:
         fuser.place(node)
     return fuser.finish(nodes, outputs)
 
 
 class _Fuser:
-    def __init__(self, forced: set[int], update_only: set[int], enabled: bool):
+    def __init__(self, forced: set[int], update_only: set[int], checked: set[int], enabled: bool):
         self.forced, self.update_only, self.enabled = forced, update_only, enabled
+        self.checked = checked
         self.home: dict[int, Cluster] = {}
         self.reads: dict[int, list[Read]] = {}
         self.by_space: dict[tuple, list[Cluster]] = defaultdict(list)
         self.clusters: list[Cluster] = []
+        self.limit = MAX_WEIGHT
 
     # -- forward: place every node ---------------------------------------------------------------
 
@@ -165,14 +174,14 @@ class _Fuser:
             for cluster in sorted(set(fusable), key=lambda c: (-c.depth, c.serial)):
                 if cluster.depth >= minimum and cluster.is_update == is_update \
                         and all(h is cluster or h.depth < cluster.depth for h in fusable) \
-                        and _accepts(cluster, node, space, reduced, cost, self.home):
+                        and _accepts(cluster, node, space, reduced, self.limit - cost):
                     chosen = cluster
                     break
             else:
                 minimum = max([minimum] + [home.depth + 1 for home in fusable])
                 for cluster in reversed(self.by_space[space][-8:]):
                     if cluster.depth >= minimum and cluster.is_update == is_update \
-                            and _accepts(cluster, node, space, reduced, cost, self.home):
+                            and _accepts(cluster, node, space, reduced, self.limit - cost):
                         chosen = cluster
                         break
         if chosen is None:
@@ -236,7 +245,7 @@ class _Fuser:
         if not outside:
             return {home: True}
         has_data_position = any(read.position is None for read in self.reads[id(node)])
-        reads_one = not has_data_position and sum(
+        reads_one = not has_data_position and id(node) not in self.checked and sum(
             not hasattr(read.variable, "data") for read in self.reads[id(node)]) <= 1
         if not self.enabled:
             stored.add(id(out))
@@ -249,7 +258,7 @@ class _Fuser:
                 stored.add(id(out))
                 return {home: True}
             if needed[target] and target.kind != "step" \
-                    and target.weight + cost_of(node) <= MAX_WEIGHT:
+                    and target.weight + cost_of(node) <= self.limit:
                 target.weight += cost_of(node)
                 return {target: True}
             if _may_inline_into_step(target, out):
@@ -306,8 +315,9 @@ def is_outer(node: Apply, cluster: Cluster) -> bool:
 
 
 def _accepts(cluster: Cluster, node: Apply, space: tuple[DimLike, ...],
-             reduced: tuple[int, int] | None, cost: float, home: dict[int, Cluster]) -> bool:
-    if cluster.is_step or cluster.weight + cost > MAX_WEIGHT:
+             reduced: tuple[int, int] | None, largest: float) -> bool:
+    """Return whether a cluster of at most the weight ``largest`` may take a node."""
+    if cluster.is_step or cluster.weight > largest:
         return False
     if space != cluster.space:
         if reduced is not None or cluster.kind != "row":

@@ -1,13 +1,16 @@
 """Memory planning: where in the arena each temporary lives.
 
-A temporary is alive from the first step that touches it to the last.  Sizes that are integers are
-packed greedily, largest first, each at the lowest offset free for its whole life; temporaries of a
-symbolic size are placed behind them, and reuse the place of a dead one of the very same size.
+A temporary is alive from the first step that touches it to the last.  One pass over the steps
+gives each new temporary the smallest free gap it fits in (else the end of the arena), and returns
+the gaps of those that died.  Temporaries of a symbolic size are placed behind all others, and reuse
+the place of a dead one of the very same size.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import replace
+from heapq import heappop, heappush
 
 from .dims import DimLike, floordiv
 from .loop.ir import Buffer
@@ -28,37 +31,68 @@ def plan_memory(program: Program, reuse: bool = True) -> Program:
     """
     lives = lifetimes(program)
     offsets: dict[Buffer, DimLike] = {}
-    placed: list[tuple[int, int, int, int]] = []
-    end = 0
-    fixed = [b for b in lives if isinstance(bytes_of(b), int)]
-    for buffer in sorted(fixed, key=lambda b: -_padded(b)):
+    fixed = [buffer for buffer in lives if isinstance(bytes_of(buffer), int)]
+    dying: dict[int, list[Buffer]] = {}
+    gaps = _Gaps()
+    step = 0
+    for buffer in fixed:
         first, last = lives[buffer]
-        size = _padded(buffer)
-        offset = 0
-        for start, stop, born, died in sorted(placed):
-            overlaps_in_time = not reuse or not (died < first or last < born)
-            if overlaps_in_time and start < offset + size and offset < stop:
-                offset = stop
-        placed.append((offset, offset + size, first, last))
-        offsets[buffer] = offset
-        end = max(end, offset + size)
-    arena: DimLike = end
-    slots: list[tuple[DimLike, DimLike, int]] = []
-    for buffer in lives:
-        if isinstance(bytes_of(buffer), int):
+        while step < first:
+            for dead in dying.pop(step, ()):
+                gaps.give_back(offsets[dead], _padded(dead))
+            step += 1
+        offsets[buffer] = gaps.take(_padded(buffer))
+        if reuse:
+            dying.setdefault(last, []).append(buffer)
+    arena: DimLike = gaps.end
+    slots: dict[DimLike, list[tuple[int, int, DimLike]]] = {}
+    for number, buffer in enumerate(lives):
+        if buffer in offsets:
             continue
         first, last = lives[buffer]
         size = _padded(buffer)
-        for k, (offset, slot_size, died) in enumerate(slots):
-            if reuse and slot_size == size and died < first:
-                slots[k] = (offset, slot_size, last)
-                offsets[buffer] = offset
-                break
+        same = slots.setdefault(size, [])
+        if reuse and same and same[0][0] < first:
+            _, _, offset = heappop(same)
         else:
-            offsets[buffer] = arena
-            slots.append((arena, size, last))
-            arena = arena + size
+            offset, arena = arena, arena + size
+        offsets[buffer] = offset
+        heappush(same, (last, number, offset))
     return replace(program, offsets=offsets, arena=arena)
+
+
+class _Gaps:
+    """The free gaps of the arena, ``[start, stop]`` in order, and its end so far."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.free: list[list[int]] = []
+
+    def take(self, size: int) -> int:
+        """Return the offset of ``size`` bytes: the smallest gap that holds them, or the end."""
+        fitting = [gap for gap in self.free if gap[1] - gap[0] >= size]
+        if fitting:
+            best = min(fitting, key=lambda gap: gap[1] - gap[0])
+            offset = best[0]
+            best[0] += size
+            if best[0] == best[1]:
+                self.free.remove(best)
+            return offset
+        offset = self.end
+        if self.free and self.free[-1][1] == self.end:
+            offset = self.free.pop()[0]
+        self.end = offset + size
+        return offset
+
+    def give_back(self, offset: int, size: int) -> None:
+        """Free bytes, merging gaps that touch."""
+        if size == 0:
+            return
+        place = bisect(self.free, [offset])
+        self.free.insert(place, [offset, offset + size])
+        for left in (place, place - 1):
+            if 0 <= left < len(self.free) - 1 and self.free[left][1] == self.free[left + 1][0]:
+                self.free[left][1] = self.free.pop(left + 1)[1]
 
 
 def _padded(buffer: Buffer) -> DimLike:

@@ -25,12 +25,12 @@ from .gradient import (
 from .graph import clone
 from .printing import debugprint, pp
 from .runtime.errors import (
-    CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError, InternalError,
-    ShapeError, TetractysError)
+    ArgumentError, CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError,
+    InternalError, ShapeError, TetractysError)
 from .shared import SharedVariable, shared
 
 __all__ = [
-    "CallError", "CompileError", "DtypeError", "Function", "GradientError", "In",
+    "ArgumentError", "CallError", "CompileError", "DtypeError", "Function", "GradientError", "In",
     "IndexOutOfRangeError", "InternalError", "Lop", "Rop", "ShapeError", "SharedVariable",
     "TetractysError", "Variable", "clone", "config", "debugprint", "function", "grad", "hessian",
     "hessian_vector_product", "jacobian", "map", "pp", "shared", "subgraph_grad", "tensor",

@@ -158,11 +158,21 @@ class Function:
                     self._checked.add(key)
         return sizes
 
-    def _variant(self, sizes: dict[Symbol, int]) -> Variant:
+    def _made(self, sizes: dict[Symbol, int]) -> Variant | None:
+        """Return the latest variant that serves these sizes."""
         for variant in reversed(self.variants):
             if all(sizes[symbol] == size for symbol, size in variant.fixed.items()):
                 return variant
+        return None
+
+    def _variant(self, sizes: dict[Symbol, int]) -> Variant:
+        variant = self._made(sizes)
+        if variant is not None:
+            return variant
         with self._lock:
+            variant = self._made(sizes)  # by another thread, while this one waited
+            if variant is not None:
+                return variant
             self._seen.append(sizes)
             if len(self.variants) >= MAX_VARIANTS:
                 fixed: dict[Symbol, int] = {}
