@@ -18,6 +18,7 @@ verified before the next pass sees it.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -145,6 +146,19 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Keep Python's cycle collector from walking a growing graph again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@paused_collector()
 def compile_signature(signature: Signature, sizes: Mapping[Symbol, int], options: Options,
                       store: ArtifactStore | None = None) -> tuple[Artifact, Stages]:
     """Compile a function for the given sizes; sizes without a value stay symbolic.
