@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .access import behind_views, coefficient_of, flat_offset, index_of_rank
+from .dims import as_symbol
 from .dtypes import is_float
 from .graph import Apply, Variable, built_at, reapply, toposort
 from .operators import FUNCTIONS
@@ -89,17 +91,33 @@ def _multiply_sum(node: Apply, has_blas: bool) -> Variable | None:
     batch = tuple(range(rank - 2))
     row, inner, column = rank - 2, rank - 1, rank - 1
     shuffle, total = FUNCTIONS["dimshuffle"], FUNCTIONS["sum"]
+    swapped = (*batch, inner, row)
     if right.type.dims[-1] == 1:
+        if _is_transposed(left):
+            # (.., k, m) * (.., k, 1), summed over k: whole rows of what memory holds.
+            product = total(shuffle(left, swapped) * right, axis=row, keepdims=True)
+            return _as_type(shuffle(product, swapped), node)
         # (.., m, k) * (.., 1, k), summed over k: one row of each at a time.
-        product = left * shuffle(right, (*batch, column, row))
-        return _as_type(total(product, axis=inner, keepdims=True), node)
+        return _as_type(total(left * shuffle(right, swapped), axis=inner, keepdims=True), node)
     if left.type.dims[-2] == 1:
+        if _is_transposed(right):
+            # (.., n, k) * (.., 1, k), summed over k.
+            product = total(shuffle(right, swapped) * left, axis=inner, keepdims=True)
+            return _as_type(shuffle(product, swapped), node)
         # (.., k, n) * (.., k, 1), summed over k: whole rows of the right operand.
-        product = right * shuffle(left, (*batch, inner, row))
-        return _as_type(total(product, axis=row, keepdims=True), node)
+        return _as_type(total(right * shuffle(left, swapped), axis=row, keepdims=True), node)
     product = shuffle(left, (*batch, row, inner, "x")) \
         * shuffle(right, (*batch, "x", row, column))
     return _as_type(total(product, axis=row + 1), node)
+
+
+def _is_transposed(matrix: Variable) -> bool:
+    """Return whether memory holds the columns of a matrix one after the other, not its rows."""
+    index = index_of_rank(matrix.ndim)
+    base, position = behind_views(matrix, index)
+    offset = flat_offset(position, base.type.dims)
+    by_row, by_column = (coefficient_of(offset, as_symbol(i)) for i in index[-2:])
+    return by_row == 1 and by_column != 1
 
 
 def _as_type(result: Variable, node: Apply) -> Variable:

@@ -27,7 +27,7 @@ from .program import Failure, Kernel
 if TYPE_CHECKING:
     from .bufferize import Memory
 
-COLUMN_BLOCK = 64
+COLUMN_BLOCK = 512
 """Columns a thread reduces at a time: their running totals stay in the first-level cache."""
 
 FULL_BLOCK = 8192

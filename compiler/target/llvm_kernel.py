@@ -35,7 +35,12 @@ UNKNOWN_TRIPS = 16
 """Assumed value of a loop's extent that is only known inside the kernel."""
 
 KEEP_ROLLED = '!"llvm.loop.unroll.disable"'
-INTERLEAVE_ONCE = '!"llvm.loop.interleave.count", i32 1'
+
+INTERLEAVE = ((300.0, 1), (150.0, 2), (30.0, 4), (10.0, 2))
+"""``(least cost of a body, vectors computed side by side)``, the first that fits."""
+
+SHORTEST_INTERLEAVED = 128
+"""A loop known to be shorter is not interleaved: the rest of it would run one by one."""
 
 _REPORT = """
 define internal void @tx.report(ptr %status, i64 %code, i64 %value) noinline cold nounwind {
@@ -167,20 +172,32 @@ def _emit_task(module: Module, code: KernelCode) -> None:
     writer.finish()
 
 
-def loop_hints(loop: For) -> tuple[str, ...]:
-    """Return what LLVM should know about a loop: which copies of its body are not worth making.
+def loop_hints(loop: For, cost: float) -> tuple[str, ...]:
+    """Return what LLVM should know about a loop: which copies of its body are worth making.
 
-    LLVM would unroll outer loops too, and interleave all; measured on elementwise loops, that makes
-    the code two to three times longer, in the same time to run and twice the time to compile.
-    Interleaving does pay in a reduction, whose latency it hides.
+    LLVM would unroll outer loops too, and interleave all; measured on cheap elementwise loops, that
+    makes the code two to three times longer, in the same time to run and twice the time to compile.
+    A transcendental function is one long chain of latencies: several vectors side by side run 1.4
+    to 1.8 times faster, until the body is so long that registers and compile time run out.
+
+    Parameters
+    ----------
+    loop : For
+    cost : float
+        Of one iteration, relative to an addition.
     """
     if isinstance(loop.extent, int) and loop.extent <= UNROLL_LIMIT:
         return ()
     inside = list(statements(loop.body))
     if any(isinstance(stmt, For) for stmt in inside):
         return (KEEP_ROLLED,)
+    count = next((count for least, count in INTERLEAVE if cost >= least), 1)
+    if isinstance(loop.extent, int) and loop.extent < SHORTEST_INTERLEAVED:
+        count = 1
     reduces = any(isinstance(stmt, (Accumulate, Check)) for stmt in inside)
-    return () if reduces else (INTERLEAVE_ONCE, KEEP_ROLLED)
+    if count == 1 and reduces:
+        return ()
+    return (f'!"llvm.loop.interleave.count", i32 {count}', KEEP_ROLLED)
 
 
 def _definition(module: Module, name: str, dtype: str, arity: int) -> str:
@@ -209,6 +226,7 @@ class _NestEmitter:
         self.writer, self.addresses = writer, addresses
         self.stable = stable_expressions(nest)
         self.changing = accumulated_locals(nest)
+        self.cost = nest.cost
         self.memos: list[dict[int, str]] = [{}]
         self.locals: dict[Local, str] = {}
         self.local_depths: dict[Local, int] = {}
@@ -249,7 +267,7 @@ class _NestEmitter:
     def loop(self, stmt: For, begin: str, end: str) -> None:
         """Write a loop over part of its range."""
         self.marks.append(stmt.mark)
-        hints = loop_hints(stmt)
+        hints = loop_hints(stmt, self.cost)
         self.writer.loop(stmt.index, begin, end, lambda: self.body(stmt.body), hints)
         self.marks.pop()
 
