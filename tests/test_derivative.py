@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 from tetractys import gradient
 from tetractys import tensor as T
@@ -265,14 +266,13 @@ def test_jacobian_of_an_empty_vector_is_empty():
 def test_hessian_of_rosenbrock():
     x = T.dvector("x")
     cost = (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-    scipy = pytest.importorskip("scipy.optimize")
     point = np.array([-1.2, 1.0, 0.7, 2.0])
-    np.testing.assert_allclose(value_of(hessian(cost, x), {x: point}), scipy.rosen_hess(point))
+    np.testing.assert_allclose(value_of(hessian(cost, x), {x: point}), optimize.rosen_hess(point))
     p = T.dvector("p")
     direction = RNG.normal(size=4)
     np.testing.assert_allclose(
         value_of(hessian_vector_product(cost, x, p), {x: point, p: direction}),
-        scipy.rosen_hess_prod(point, direction))
+        optimize.rosen_hess_prod(point, direction))
 
 
 def test_hessian_of_a_matrix_and_of_a_linear_cost():

@@ -210,7 +210,7 @@ _ALONE = """
 import sys, types
 # The runtime by itself: its parent package, the frontend, is a bare name here.
 sys.modules["tetractys"] = parent = types.ModuleType("tetractys")
-parent.__path__ = []
+parent.__path__ = [sys.argv[1]]  # the folder that holds runtime/
 from tetractys.runtime import cache
 from tetractys.runtime.artifact import Artifact, Output
 from tetractys.runtime.call import Executable
@@ -233,5 +233,7 @@ print(f(), found is not None, any(name.startswith("tetractys.compiler") for name
 
 def test_a_cached_artifact_runs_without_the_compiler(folder):
     for known in ("False", "True"):
-        done = subprocess.run([sys.executable, "-c", _ALONE], capture_output=True, text=True)
+        parent = os.path.dirname(os.path.dirname(cache.__file__))
+        done = subprocess.run([sys.executable, "-c", _ALONE, parent], capture_output=True,
+                              text=True)
         assert done.stdout.split() == ["7", known, "False"], done.stderr
