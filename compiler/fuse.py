@@ -37,6 +37,11 @@ HUGE_TOTAL, HUGE_WEIGHT = 20_000.0, 10.0
 most the weight of one transcendental function, so that most kernels are equal to another one, and
 equal kernels are compiled once."""
 
+MAX_REDUCTIONS = 12
+"""Most reductions in a cluster.  Their running totals share the registers; and each pass over a row
+computes again what earlier passes did not keep, so that without a bound the code of a chain of
+softmaxes grows with the square of its length."""
+
 CHEAP = 2.0
 """Operations up to this cost, reading one value, are recomputed rather than stored."""
 
@@ -52,6 +57,7 @@ class Cluster:
     is_update: bool = False
     reduced: tuple[int, int] | None = None
     weight: float = 0.0
+    reductions: int = 0
     members: list[Apply] = field(default_factory=list)
 
     @property
@@ -190,6 +196,7 @@ class _Fuser:
             self.by_space[space].append(chosen)
         if reduced is not None:
             chosen.reduced = reduced
+            chosen.reductions += 1
         chosen.weight += cost
         chosen.members.append(node)
         self.home[id(node)] = chosen
@@ -317,7 +324,8 @@ def is_outer(node: Apply, cluster: Cluster) -> bool:
 def _accepts(cluster: Cluster, node: Apply, space: tuple[DimLike, ...],
              reduced: tuple[int, int] | None, largest: float) -> bool:
     """Return whether a cluster of at most the weight ``largest`` may take a node."""
-    if cluster.is_step or cluster.weight > largest:
+    if cluster.is_step or cluster.weight > largest \
+            or (reduced is not None and cluster.reductions >= MAX_REDUCTIONS):
         return False
     if space != cluster.space:
         if reduced is not None or cluster.kind != "row":

@@ -54,6 +54,10 @@ class TensorType:
         """The sizes that are known, None elsewhere."""
         return tuple(dim if isinstance(dim, int) else None for dim in self.dims)
 
+    def __call__(self, name: str | None = None) -> Variable:
+        """Return a new input of this dtype, with the sizes that are known: ``x.type("y")``."""
+        return input_variable(self.dtype, self.shape, name)
+
     def __str__(self) -> str:
         sizes = ", ".join(str(dim) for dim in self.dims)
         return f"{self.dtype} ({sizes}{',' if len(self.dims) == 1 else ''})"
@@ -230,6 +234,7 @@ class Apply:
 _PACKAGE_FOLDERS = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep
     for file in (__file__, sys.modules[__name__.partition(".")[0]].__file__))
+_PACKAGE = __name__.partition(".")[0]
 _is_internal: dict[str, bool] = {}
 
 
@@ -255,6 +260,9 @@ def creation_site() -> tuple[str, int] | None:
     while frame is not None:
         filename = frame.f_code.co_filename
         internal = _is_internal.get(filename)
+        if filename.startswith("<"):
+            # Compiled from a string, such as a dataclass's constructor: its module says whose.
+            internal = frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE
         if internal is None:
             internal = os.path.abspath(filename).startswith(_PACKAGE_FOLDERS)
             _is_internal[filename] = internal
@@ -281,8 +289,12 @@ def describe(variable: Variable) -> str:
         return text if len(text) <= 40 else f"constant {variable.type}"
     if variable.owner is None:
         return f"<{variable.type}>"
-    suffix = f".{variable.index}" if len(variable.owner.outputs) > 1 else ""
-    return f"{variable.owner.op.name}{suffix}"
+    name, inputs = variable.owner.op.name, variable.owner.inputs
+    if name == "axis_size":
+        return f"{describe(inputs[0])}.shape[{variable.owner.params['axis']}]"
+    if name == "cast" and (inputs[0].name or isinstance(inputs[0], Constant)):
+        return describe(inputs[0])
+    return f"{name}.{variable.index}" if len(variable.owner.outputs) > 1 else name
 
 
 # -- walks -----------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Interner:
     ----------
     mapping : dict of Variable to Variable
         From every variable of the user's graph met so far to its interned one.
-    guards : list of SizeGuard
+    guards : list of (SizeGuard, Apply)
         Sizes that must agree, over all nodes that entered (also those a rewrite removes later), in
         terms of the remaining symbols.  ``left_of`` and ``right_of`` are the user's own variables.
     substitution : dict of Symbol to dim
@@ -49,7 +49,7 @@ class Interner:
 
     def __init__(self) -> None:
         self.mapping: dict[Variable, Variable] = {}
-        self.guards: list[SizeGuard] = []
+        self.guards: list[tuple[SizeGuard, Apply]] = []
         self.substitution: dict[Symbol, DimLike] = {}
         self._guarded: set[tuple[DimLike, DimLike]] = set()
         self._nodes: dict[tuple, Apply] = {}
@@ -226,7 +226,7 @@ class Interner:
                 where=format_site(node.site),
                 remedy="make the sizes equal, or declare length 1 where an axis broadcasts"))
         self._guarded.add((left, right))
-        self.guards.append(replace(guard, left=left, right=right))
+        self.guards.append((replace(guard, left=left, right=right), node))
 
 
 def _whose(place: tuple[Variable, int], size: DimLike) -> str:

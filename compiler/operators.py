@@ -169,6 +169,38 @@ class Operators:
         """Return ``flatten(self)``."""
         return FUNCTIONS["flatten"](self, 1)
 
+    def copy(self) -> Variable:
+        """Return ``copy(self)``: a new variable of the same value."""
+        return FUNCTIONS["copy"](self)
+
+    __copy__ = copy
+
+    def round(self) -> Variable:
+        """Return ``round(self)``, halves to the even integer."""
+        return FUNCTIONS["round"](self)
+
+    __round__ = round
+
+    def squeeze(self, axis: Any = None) -> Variable:
+        """Return ``squeeze(self, axis)``: without the axes known to have length 1."""
+        return FUNCTIONS["squeeze"](self, axis)
+
+    def swapaxes(self, axis1: int, axis2: int) -> Variable:
+        """Return ``swapaxes(self, axis1, axis2)``."""
+        return FUNCTIONS["swapaxes"](self, axis1, axis2)
+
+    def take(self, indices: Any, axis: int | None = None) -> Variable:
+        """Return ``take(self, indices, axis)``."""
+        return FUNCTIONS["take"](self, indices, axis)
+
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Variable:
+        """Return ``diagonal(self, offset, axis1, axis2)``."""
+        return FUNCTIONS["diagonal"](self, offset, axis1, axis2)
+
+    def trace(self) -> Variable:
+        """Return ``trace(self)``, the sum of the main diagonal."""
+        return FUNCTIONS["trace"](self)
+
     def eval(self, inputs_to_values: Any = None) -> Any:
         """Return the value, compiling on first use: ``(x + 1).eval({x: 2.0})``."""
         return FUNCTIONS["eval"](self, inputs_to_values)

@@ -75,6 +75,15 @@ class Options:
     verify: bool = False
     has_blas: bool = True
 
+    def __post_init__(self) -> None:
+        unknown = set(self.disabled) - set(PASSES)
+        if unknown or self.optimize not in ("full", "fast_compile"):
+            raise CompileError(format_message(
+                "There are no such options.",
+                f"optimize={self.optimize!r}, disabled={sorted(self.disabled)}",
+                remedy="optimize is 'full' or 'fast_compile'; disabled holds names of "
+                       + ", ".join(PASSES)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signature:
@@ -177,7 +186,8 @@ def compile_signature(signature: Signature, sizes: Mapping[Symbol, int], options
         inputs = tuple(interner.intern(signature.inputs))
         shared = tuple(interner.intern(signature.shared))
     stages.interned = results
-    guards = tuple(Guard(g.left, g.right, guard_message(g), g.kind) for g in interner.guards)
+    guards = tuple(Guard(guard.left, guard.right, guard_message(guard, node), guard.kind)
+                   for guard, node in interner.guards)
     updates = tuple(k for k, _ in signature.updates)
     graph = FunctionGraph(signature.name, inputs, shared,
                           tuple(results[:len(signature.outputs)]),
@@ -263,8 +273,8 @@ def _inline_bodies(results: Sequence[Variable], interner: Interner, options: Opt
         known = len(interner.guards)
         outputs = interner.intern(rebuild(body.outputs, outer))
         runs = minimum(count, 1)
-        guards += [Guard(g.left * runs, g.right * runs, guard_message(g), g.kind)
-                   for g in interner.guards[known:]]
+        guards += [Guard(guard.left * runs, guard.right * runs, guard_message(guard, node),
+                         guard.kind) for guard, node in interner.guards[known:]]
         outputs = _to_lowerable(outputs, interner, options, stages)
         bodies[id(node)] = MapBody(index, tuple(outputs))
         pending += [inner for inner in toposort(outputs, stop=node.inputs)
@@ -348,19 +358,19 @@ def _free(dim: DimLike) -> Symbol | None:
     return None if isinstance(symbol, DataSymbol) else symbol
 
 
-def guard_message(guard: SizeGuard, node: Apply | None = None) -> str:
+def guard_message(guard: SizeGuard, node: Apply) -> str:
     """Return the message of a broken guard, with ``{0}`` and ``{1}`` for the two sizes."""
     if guard.reason:
-        return format_message(guard.reason, values="{0} and {1} differ",
-                              where=format_site(node.site) if node else "")
+        return format_message(guard.reason, values="{0} is needed, not {1}",
+                              where=format_site(node.site))
     parts = []
     for place, (variable, axis) in enumerate((guard.left_of, guard.right_of)):
         site = f" (from {format_site(variable.site)})" if variable.site else ""
         on_axis = f" on axis {axis}" if axis >= 0 else ""
         parts.append(f"{describe(variable)} has {{{place}}}{on_axis}{site}")
     return format_message(
-        f"{node.op.name if node else 'sizes'}: sizes that must be equal differ.",
-        values="; ".join(parts), where=format_site(node.site) if node else "",
+        f"{node.op.name}: sizes that must be equal differ.",
+        values="; ".join(parts), where=format_site(node.site),
         remedy="make the sizes equal, or declare length 1 where an axis broadcasts")
 
 

@@ -12,8 +12,13 @@
 ``nonlinearities``, ``objectives``, ``regularization`` and ``updates`` the networks.
 """
 
+from __future__ import annotations
+
 if __name__ != "tetractys":
     raise ImportError("import tetractys, not frontend")
+
+import importlib
+from types import ModuleType
 
 from . import tensor
 from .compiler.config import config
@@ -38,3 +43,17 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_SUBMODULES = ("debug", "init", "layers", "nonlinearities", "objectives", "random",
+               "regularization", "updates")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a submodule at its first use: ``tx.layers`` needs no import statement of its own."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})

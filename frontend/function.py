@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from .compiler.graph import (
     input_variable, rebuild, toposort)
 from .compiler.operators import FUNCTIONS
 from .compiler.ops.op import as_tensor
-from .compiler.pipeline import Options, Signature, Stages, check_guards, compile_signature
-from .runtime import blas, cache
 from .runtime.artifact import Argument, Artifact
-from .runtime.call import Executable
 from .runtime.convert import Policy, convert_arguments
-from .runtime.cpu_entry import make_entry
 from .runtime.errors import CompileError, DtypeError, ShapeError, format_message
+
+if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
+    from .compiler.pipeline import Options, Signature, Stages
+    from .runtime.call import Executable
 
 MAX_VARIANTS = 4
 """Variants compiled for sizes of their own; from then on one with all sizes symbolic serves."""
@@ -120,12 +120,24 @@ class Function:
         """Convert the arguments, find or make the variant for their sizes, and run it."""
         arrays = convert_arguments(self.name, self._arguments, self._policies,
                                    *self._with_defaults(args, kwargs))
-        sizes = self._sizes(arrays)
-        variant = self._variant(sizes)
-        results = variant.executable.run(arrays)
+        results = self._run(arrays)
         if self._keys is not None:
             return dict(zip(self._keys, results))
         return results
+
+    def _run(self, arrays: list[np.ndarray]) -> Any:
+        """Run the variant for the arguments' sizes and those the shared variables have now."""
+        failed: dict[Symbol, int] | None = None
+        while True:
+            sizes = self._sizes(arrays)
+            try:
+                return self._variant(sizes).executable.run(arrays)
+            except ShapeError:
+                # Another thread may have changed the shape of a shared variable in between; the
+                # same sizes failing twice are the caller's.
+                if sizes == failed:
+                    raise
+                failed = sizes
 
     def _with_defaults(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if len(args) + len(kwargs) < len(self.specs):
@@ -153,6 +165,7 @@ class Function:
         if self._guarded:
             key = tuple(sizes.values())
             if key not in self._checked:
+                from .compiler.pipeline import check_guards
                 check_guards(self._results, sizes)
                 if len(self._checked) < 10_000:
                     self._checked.add(key)
@@ -183,6 +196,10 @@ class Function:
 
     def compile(self, fixed: Mapping[Symbol, int] | None = None) -> Variant:
         """Compile a variant; sizes without a value in ``fixed`` are symbolic."""
+        from .compiler.pipeline import compile_signature
+        from .runtime import cache
+        from .runtime.call import Executable
+        from .runtime.cpu_entry import make_entry
         artifact, stages = compile_signature(
             self.signature, fixed or {}, self.options, cache)
         executable = Executable(self._named(artifact), self._storages, self._policies,
@@ -285,6 +302,11 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     >>> f([1.0, 2.0, 3.0])
     array(14.)
     """
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (Variable, str)):
+        raise CompileError(format_message(
+            "The inputs of a function are a list of variables.", values=repr(inputs),
+            where=format_site(creation_site()), remedy="write tx.function([x], ...)"))
+    from .compiler.pipeline import Signature
     specs = [_spec(given, allow_input_downcast) for given in inputs]
     keys = list(outputs) if isinstance(outputs, Mapping) else None
     results = _outputs(outputs)
@@ -312,6 +334,8 @@ _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_c
 
 
 def _options(mode: Any) -> Options:
+    from .compiler.pipeline import Options
+    from .runtime import blas
     if isinstance(mode, Options):
         return replace(mode, has_blas=mode.has_blas and blas.available())
     if mode is None:
@@ -346,13 +370,23 @@ def _outputs(outputs: Any) -> list[Variable]:
     return [as_tensor(outputs)]
 
 
-def _pairs(given: Any) -> list[tuple[Any, Any]]:
-    return list(given.items()) if isinstance(given, Mapping) else list(given or ())
+def _pairs(given: Any, name: str) -> list[tuple[Any, Any]]:
+    """Return the pairs of ``updates`` or ``givens``."""
+    if given is None:
+        return []
+    try:
+        return [(old, new) for old, new in
+                (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError) as error:
+        raise CompileError(format_message(
+            f"{name} is neither a dict nor a list of pairs.", values=repr(given),
+            where=format_site(creation_site()),
+            remedy=f"write {name}=[(variable, value), ...]")) from error
 
 
 def _updates(updates: Updates) -> list[tuple[SharedBase, Variable]]:
     result: list[tuple[SharedBase, Variable]] = []
-    for shared, value in _pairs(updates):
+    for shared, value in _pairs(updates, "updates"):
         if not isinstance(shared, SharedBase):
             raise CompileError(format_message(
                 "Only shared variables can be updated.", values=repr(shared),
@@ -406,7 +440,7 @@ def _first_of_dtype(variable: Variable, dtype: str) -> Variable:
 def _givens(givens: Any) -> dict[Variable, Variable]:
     """Return substitutions with chains resolved; refuse cycles and wrong types."""
     pairs: dict[Variable, Variable] = {}
-    for old, new in _pairs(givens):
+    for old, new in _pairs(givens, "givens"):
         if not isinstance(old, Variable):
             raise CompileError(format_message(
                 "givens replaces variables.", values=repr(old),
@@ -482,6 +516,10 @@ def _check_inputs(variables: Sequence[Variable], results: Sequence[Variable],
                   pairs: Sequence[tuple[SharedBase, Variable]], on_unused: str,
                   substitutions: Mapping[Variable, Variable]) -> list[SharedBase]:
     """Refuse repeated, missing and unused inputs; return the shared variables, in order."""
+    if on_unused not in ("raise", "warn", "ignore"):
+        raise CompileError(format_message(
+            f"on_unused_input cannot be {on_unused!r}.", where=format_site(creation_site()),
+            remedy="use 'raise', 'warn' or 'ignore'"))
     given = {id(v) for v in variables}
     if len(given) != len(variables):
         twice = next(v for k, v in enumerate(variables) if v in variables[:k])

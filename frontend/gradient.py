@@ -65,7 +65,7 @@ def grad(cost: Variable | None, wrt: OneOrMany, consider_constant: Iterable[Vari
         Gradients that are known already; the graph's own contributions to them are not used.
     return_disconnected : 'zero', 'none' or 'disconnected'
         What stands for the gradient with respect to a disconnected variable: a tensor of zeros,
-        None, or :data:`DISCONNECTED`.
+        None, or :data:`DISCONNECTED`.  Capitals do not matter (Theano: ``'None'``).
     null_gradients : 'raise' or 'return'
         Where an op on the way has no derivative: raise, or return None for the variables affected.
 
@@ -87,6 +87,7 @@ def grad(cost: Variable | None, wrt: OneOrMany, consider_constant: Iterable[Vari
     >>> grad((x ** 2).sum(), x).eval({x: [1.0, 2.0, 3.0]})
     array([2., 4., 6.])
     """
+    _check_actions(disconnected_inputs, return_disconnected, null_gradients)
     known = {v: as_tensor(g) for v, g in (known_grads or {}).items()}
     if cost is None and not known:
         raise GradientError(format_message(
@@ -141,6 +142,7 @@ def Lop(f: OneOrMany, wrt: OneOrMany, eval_points: OneOrMany,
     >>> Lop(x ** 2, x, v).eval({x: [1.0, 2.0], v: [1.0, 10.0]})
     array([ 2., 40.])
     """
+    _check_actions(disconnected_inputs)
     outputs, points = _pairs(f, eval_points, "Lop", "output")
     variables = _as_list(wrt)
     _check_floats(variables, "Lop")
@@ -180,6 +182,7 @@ def Rop(f: OneOrMany, wrt: OneOrMany, eval_points: OneOrMany,
     >>> Rop((x ** 2).sum(), x, v).eval({x: [1.0, 2.0], v: [1.0, 10.0]})
     array(42.)
     """
+    _check_actions(disconnected_outputs, return_disconnected)
     variables, points = _pairs(wrt, eval_points, "Rop", "variable")
     _check_floats(variables, "Rop")
     outputs = _as_list(f)
@@ -223,6 +226,7 @@ def jacobian(expression: Variable, wrt: OneOrMany,
     array([[2., 0.],
            [0., 4.]])
     """
+    _check_actions(disconnected_inputs)
     variables = _as_list(wrt)
     _check_floats(variables, "jacobian")
     _check_floats([expression], "jacobian")
@@ -422,6 +426,18 @@ def _sizes(variable: Variable) -> list[Variable]:
     return [FUNCTIONS["axis_size"](variable, axis) for axis in range(variable.ndim)]
 
 
+def _check_actions(action: str, return_disconnected: str = "zero", null_gradients: str = "raise"
+                   ) -> None:
+    """Refuse misspelt choices, which would otherwise count as the most lenient one."""
+    for given, choices in ((action, ("raise", "warn", "ignore")),
+                           (str(return_disconnected).lower(), ("zero", "none", "disconnected")),
+                           (null_gradients, ("raise", "return"))):
+        if given not in choices:
+            raise GradientError(format_message(
+                f"There is no choice {given!r} of what to do about a missing gradient.",
+                where=format_site(creation_site()), remedy=f"use one of {', '.join(choices)}"))
+
+
 def _check_cost(cost: Any) -> None:
     if not isinstance(cost, Variable) or cost.ndim != 0 or not is_float(cost.dtype):
         is_variable = isinstance(cost, Variable)
@@ -492,8 +508,8 @@ def _result(derivative: Variable | None, like: Variable, connected: bool, action
             raise GradientError(message)
         if action == "warn":
             warnings.warn(message, stacklevel=3)
-        if return_disconnected == "none":
+        if str(return_disconnected).lower() == "none":
             return None
-        if return_disconnected == "disconnected":
+        if str(return_disconnected).lower() == "disconnected":
             return DISCONNECTED
     return FUNCTIONS["zeros_like"](like)

@@ -170,12 +170,12 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "true_div": "/", "floordiv": "//",
 _PREFIX = {"neg": "-", "invert": "~"}
 
 
-def pp(x: Variable) -> str:
-    """Return a graph as one line of mathematics.
+def pp(x: Any) -> str:
+    """Return a graph as one line of mathematics for each of its outputs.
 
     Parameters
     ----------
-    x : Variable
+    x : Variable, list or tuple of Variable, or compiled function
 
     Returns
     -------
@@ -190,7 +190,10 @@ def pp(x: Variable) -> str:
     >>> pp(T.log(1 + T.exp(x)))
     'log((1 + exp(x)))'
     """
-    (root,) = _roots(x) if not isinstance(x, Variable) else [x]
+    return "\n".join(map(_one_line, _roots(x)))
+
+
+def _one_line(root: Variable) -> str:
     shared = _shared(root)
     names: dict[int, str] = {}
     parts: list[str] = []

@@ -45,14 +45,14 @@ class SharedVariable(SharedBase):
         Raises
         ------
         DtypeError, ShapeError
-            If the value does not fit the variable's type.
+            If the value does not fit the variable's type: arrays must have a dtype that casts
+            safely, numbers and lists are rounded to floats, but must be exact as integers.
         """
-        array = np.asarray(new_value)
-        if isinstance(new_value, (np.ndarray, np.generic)) \
-                and not np.can_cast(array.dtype, self.dtype, "safe"):
+        array = _numbers(new_value)
+        if not _is_storable(new_value, array, self.dtype):
             raise DtypeError(format_message(
                 f"A value of dtype {array.dtype} cannot be stored in the shared variable "
-                f"{self.name or '(unnamed)'} of dtype {self.dtype}.",
+                f"{self.name or '(unnamed)'} of dtype {self.dtype} without loss.",
                 where=format_site(self.site), remedy=f"cast it: value.astype({self.dtype!r})"))
         expected = self.type.shape
         if array.ndim != len(expected) or any(
@@ -95,7 +95,7 @@ def shared(value: Any, name: str | None = None, strict: bool = False,
     >>> w.get_value()
     array([1., 2., 3.])
     """
-    array = np.asarray(value)
+    array = _numbers(value)
     if not isinstance(value, (np.ndarray, np.generic)) and is_float(array.dtype.name):
         array = array.astype(config.floatX)
     dtype = array.dtype.newbyteorder("=").name
@@ -114,3 +114,33 @@ def shared(value: Any, name: str | None = None, strict: bool = False,
                               creation_site())
     variable.type = TensorType(dtype, axis_dims(variable, shape))
     return variable
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """Return a value as an array of numbers.
+
+    Raises
+    ------
+    DtypeError
+        If it is none.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DtypeError(format_message(
+            "A shared variable holds an array of numbers.", values=str(error),
+            where=format_site(creation_site()),
+            remedy="give a number, an array, or nested lists of equal lengths")) from error
+    if array.dtype.kind not in "biuf":
+        raise DtypeError(format_message(
+            f"A shared variable cannot hold dtype {array.dtype}.", values=type(value).__name__,
+            where=format_site(creation_site()), remedy=f"use one of {', '.join(DTYPES)}"))
+    return array
+
+
+def _is_storable(value: Any, array: np.ndarray, dtype: str) -> bool:
+    """Return whether a value may be stored as ``dtype``."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.can_cast(array.dtype, dtype, "safe")
+    with np.errstate(invalid="ignore"):
+        return is_float(dtype) or bool((array.astype(dtype) == array).all())

@@ -18,16 +18,15 @@ import numpy as np
 from .compiler import dtypes, ops
 from .compiler.config import config
 from .compiler.graph import Constant, Variable, input_variable
-from .compiler.ops.op import REGISTRY, as_tensor, check
+from .compiler.ops.op import REGISTRY, as_dtype, as_tensor, check
 from .compiler.ops.public import BUILDERS
-from .runtime.errors import DtypeError
+from .runtime.errors import DtypeError, ShapeError
 
 for _module in pkgutil.iter_modules(ops.__path__):
     importlib.import_module(f"{ops.__name__}.{_module.name}")
 
 TensorVariable = Variable
 TensorConstant = Constant
-as_tensor_variable = as_tensor
 
 
 def functions_of(namespace: str) -> dict[str, Callable[..., Any]]:
@@ -38,6 +37,35 @@ def functions_of(namespace: str) -> dict[str, Callable[..., Any]]:
 
 
 # -- constants and inputs --------------------------------------------------------------------------
+
+
+def as_tensor_variable(x: Any, name: str | None = None, ndim: int | None = None,
+                       dtype: str | None = None) -> Variable:
+    """Return ``x`` as a tensor: itself, a stack of the tensors in a list, or a constant.
+
+    Parameters
+    ----------
+    x : Variable, number, nested list or array
+        Lists may hold symbolic tensors.
+    name : str, optional
+        Of a new constant.
+    ndim : int, optional
+        Axes of length 1 are put in front until there are so many.
+    dtype : str, optional
+        The result is cast to it.
+
+    Examples
+    --------
+    >>> as_tensor_variable([scalar("x"), 1.0]).type.shape
+    (2,)
+    """
+    found = as_tensor(x, dtype, name)
+    if ndim is not None:
+        check(found.ndim <= ndim, ShapeError, f"A tensor of {found.ndim} axes cannot have {ndim}.",
+              remedy="reshape it")
+        if found.ndim < ndim:
+            return found.dimshuffle(["x"] * (ndim - found.ndim) + list(range(found.ndim)))
+    return found
 
 
 def constant(value: Any, name: str | None = None, ndim: int | None = None,
@@ -72,7 +100,7 @@ def tensor(dtype: str | None = None, shape: Sequence[int | None] | None = None,
     ----------
     dtype : str, optional
         Default: ``floatX``.
-    shape : sequence of (int or None)
+    shape : sequence of (int or None), or int
         The sizes that are known; axes of length 1 broadcast.
     name : str, optional
     broadcastable : sequence of bool, optional
@@ -87,6 +115,8 @@ def tensor(dtype: str | None = None, shape: Sequence[int | None] | None = None,
         shape, broadcastable = None, shape
     check(shape is not None or broadcastable is not None, DtypeError,
           "A tensor needs a shape.", remedy="T.tensor('float32', shape=(None, 784))")
+    if isinstance(shape, (int, np.integer)):
+        shape = (shape,)
     return TensorType(dtype or config.floatX, broadcastable, shape)(name)
 
 
@@ -114,11 +144,14 @@ class TensorType:
     shape: Sequence[int | None] | None = None
 
     def __post_init__(self) -> None:
-        check(self.dtype in dtypes.DTYPES, DtypeError, f"There is no dtype {self.dtype!r}.",
-              remedy=f"use one of {', '.join(dtypes.DTYPES)}")
+        object.__setattr__(self, "dtype", as_dtype(self.dtype))
         shape = self.shape
         if shape is None:
             shape = [1 if flag is True or flag == 1 else None for flag in self.broadcastable or ()]
+        for n in shape:
+            check(n is None or (isinstance(n, (int, np.integer)) and n >= 0), ShapeError,
+                  "Sizes are integers of 0 or more, or None.", f"shape {tuple(shape)}",
+                  "use None for sizes that are not known yet")
         object.__setattr__(self, "shape", tuple(None if n is None else int(n) for n in shape))
         object.__setattr__(self, "broadcastable", tuple(n == 1 for n in self.shape))
 

@@ -53,7 +53,7 @@ def load(artifact: Artifact) -> Code:
 def _external(name: str) -> int:
     if name not in EXTERNALS:
         raise InternalError(f"compiled code imports {name}, which the runtime does not offer")
-    if name == "tx_parallel_for":
+    if name in ("tx_parallel_for", "tx_parallel_until"):
         return cpu_threads.library()[name]
     if name == "tx_poll":
         return cpu_poll.library()[name]

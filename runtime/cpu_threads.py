@@ -76,6 +76,8 @@ _TEXT = """
 @count = internal global i64 0
 @chunk = internal global i64 0
 @chunks = internal global i64 0
+@may_stop = internal global i64 0
+@stopped = internal global i64 0
 @next = internal global i64 0, align 64
 @generation = internal global i64 0, align 64
 @active = internal global i64 0, align 64
@@ -84,11 +86,17 @@ _TEXT = """
 @condition = internal global [128 x i8] zeroinitializer, align 64
 
 declare i64 @tx_now()
+declare i64 @tx_poll()
 declare void @tx_start_workers()
 declare i64 @llvm.smax.i64(i64, i64)
 declare i64 @llvm.smin.i64(i64, i64)
 
 define void @tx_parallel_for(ptr %body, ptr %frame, i64 %count, i64 %grain) {
+  %never = call i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 0)
+  ret void
+}
+
+define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop) {
   %some = icmp sgt i64 %count, 0
   br i1 %some, label %shape, label %done
 shape:
@@ -124,6 +132,8 @@ open:
   store i64 %count, ptr @count
   store i64 %chunk, ptr @chunk
   store i64 %chunks, ptr @chunks
+  store i64 %may.stop, ptr @may_stop
+  store i64 0, ptr @stopped
   store atomic i64 0, ptr @next monotonic, align 8
   %opened = atomicrmw add ptr @generation, i64 1 seq_cst, align 8
   %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
@@ -154,21 +164,40 @@ spin:
 again:
   br label %wait
 release:
+  %stopped = load i64, ptr @stopped
   store atomic i64 0, ptr @busy release, align 8
-  ret void
+  ret i64 %stopped
 serial:
-  %begin = phi i64 [ 0, %shape ], [ 0, %ready ], [ 0, %claim ], [ %end, %serial ]
+  %begin = phi i64 [ 0, %shape ], [ 0, %ready ], [ 0, %claim ], [ %end, %unstopped ]
   %stop.at = add i64 %begin, %chunk
   %end = call i64 @llvm.smin.i64(i64 %stop.at, i64 %count)
   call void %body(ptr %frame, i64 %begin, i64 %end)
+  %interrupted = call i64 @interrupted(i64 %may.stop)
+  %ends = icmp ne i64 %interrupted, 0
+  br i1 %ends, label %end.early, label %unstopped
+unstopped:
   %more = icmp slt i64 %end, %count
   br i1 %more, label %serial, label %done
+end.early:
+  ret i64 1
 done:
-  ret void
+  ret i64 0
+}
+
+; Only the main thread is ever told of an interrupt, so at most one thread stops a region.
+define internal i64 @interrupted(i64 %may.stop) {
+  %asks = icmp ne i64 %may.stop, 0
+  br i1 %asks, label %ask, label %no
+ask:
+  %answer = call i64 @tx_poll()
+  ret i64 %answer
+no:
+  ret i64 0
 }
 
 define internal void @drain() {
   %body = load ptr, ptr @body
+  %may.stop = load i64, ptr @may_stop
   %frame = load ptr, ptr @frame
   %count = load i64, ptr @count
   %chunk = load i64, ptr @chunk
@@ -183,7 +212,13 @@ run:
   %stop.at = add i64 %begin, %chunk
   %end = call i64 @llvm.smin.i64(i64 %stop.at, i64 %count)
   call void %body(ptr %frame, i64 %begin, i64 %end)
-  br label %take
+  %interrupted = call i64 @interrupted(i64 %may.stop)
+  %ends = icmp ne i64 %interrupted, 0
+  br i1 %ends, label %stop, label %take
+stop:
+  store i64 1, ptr @stopped
+  store atomic i64 %chunks, ptr @next monotonic, align 8
+  ret void
 done:
   ret void
 }
@@ -331,10 +366,11 @@ def _load() -> Library:
     for word, value in (("PAUSE", _PAUSE), ("MAX_CHUNKS", MAX_CHUNKS), ("SPIN_TICKS", SPIN_TICKS)):
         text = text.replace(word, str(value))
     imports = system_functions(*names) | {
-        "tx_now": cpu_poll.library()["tx_now"], "tx_start_workers": address_of(_start_callback)}
+        name: cpu_poll.library()[name] for name in ("tx_now", "tx_poll")} | {
+        "tx_start_workers": address_of(_start_callback)}
     loaded = link(assemble(text), imports, (
-        "tx_parallel_for", "tx_worker", "tx_pool_reset", "tx_pool_prepare", "tx_pool_start",
-        "tx_pool_stop", "tx_pool_forget"))
+        "tx_parallel_for", "tx_parallel_until", "tx_worker", "tx_pool_reset", "tx_pool_prepare",
+        "tx_pool_start", "tx_pool_stop", "tx_pool_forget"))
     _VOID(loaded["tx_pool_reset"])()
     atexit.register(_close)
     if hasattr(os, "register_at_fork"):

@@ -137,6 +137,18 @@ def test_disconnected_variable_raises_with_its_name_and_line():
     assert "test_derivative.py" in str(error.value)
 
 
+@pytest.mark.parametrize("call", [
+    lambda x: grad(x ** 2, x, disconnected_inputs="ignored"),
+    lambda x: grad(x ** 2, x, return_disconnected="nothing"),
+    lambda x: grad(x ** 2, x, null_gradients="zero"),
+    lambda x: jacobian(x ** 2, x, disconnected_inputs="ignored"),
+    lambda x: Lop(x ** 2, x, x, disconnected_inputs="ignored"),
+    lambda x: Rop(x ** 2, x, x, disconnected_outputs="ignored")])
+def test_misspelt_choices_are_refused(call):
+    with pytest.raises(GradientError, match="no choice"):
+        call(T.dscalar("x"))
+
+
 def test_disconnected_variable_can_warn_or_give_zeros_or_none():
     x, unused = T.dscalar("x"), T.dvector("unused")
     with pytest.warns(UserWarning, match="unused"):
@@ -145,7 +157,8 @@ def test_disconnected_variable_can_warn_or_give_zeros_or_none():
         warnings.simplefilter("error")
         g = grad(x ** 2, [unused, x], disconnected_inputs="ignore")
     np.testing.assert_array_equal(value_of(g[0], {unused: np.ones(2), x: np.array(1.0)}), [0, 0])
-    assert grad(x ** 2, unused, disconnected_inputs="ignore", return_disconnected="none") is None
+    for none in ("none", "None"):
+        assert grad(x ** 2, unused, disconnected_inputs="ignore", return_disconnected=none) is None
     assert grad(x ** 2, unused, disconnected_inputs="ignore",
                 return_disconnected="disconnected") is gradient.DISCONNECTED
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 
 import numpy as np
 import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
+from tetractys.compiler.fuse import MAX_REDUCTIONS
+from tetractys.compiler.loop.ir import Accumulate
+from tetractys.compiler.loop.walk import statements
 from tetractys.compiler.pipeline import Options
 from tetractys.function import MAX_VARIANTS
 
@@ -115,6 +119,25 @@ def test_a_failing_call_changes_nothing():
     np.testing.assert_array_equal(w.get_value(), np.zeros(3))
 
 
+@pytest.mark.parametrize("value", [
+    lambda w, x, i, j: w[i] + w,                     # a scalar index
+    lambda w, x, i, j: w + x[i],                     # a view that depends on data
+    lambda w, x, i, j: w + 2 * x[i],                 # cheap enough to be computed again anywhere
+    lambda w, x, i, j: w + x[j, T.arange(3)],        # an array of indices
+    lambda w, x, i, j: w + T.arange(3)[i],
+    lambda w, x, i, j: w + w[w[0].astype("int64") + i],
+    lambda w, x, i, j: x[i]], ids=range(7))
+def test_a_bad_index_in_an_update_changes_nothing(value):
+    w, x, i, j = tx.shared(np.ones(3), "w"), T.dmatrix("x"), T.lscalar("i"), T.lvector("j")
+    f = tx.function([x, i, j], [], updates=[(w, value(w, x, i, j))], on_unused_input="ignore",
+                    mode=Options(verify=True))
+    for _ in range(2):
+        with pytest.raises(IndexError, match="out of range"):
+            f(np.ones((2, 3)), 9, [0, 1, 9])
+        np.testing.assert_array_equal(w.get_value(), np.ones(3))
+    f(np.ones((2, 3)), 0, [0, 1, 1])
+
+
 def test_update_of_the_wrong_dtype_names_the_first_culprit():
     w = tx.shared(np.zeros(3, "float32"), "w")
     q = T.dscalar("q")
@@ -127,6 +150,40 @@ def test_update_of_the_wrong_dtype_names_the_first_culprit():
         tx.function([], [], updates=[(w, w), (w, w + 1)])
     with pytest.raises(tx.CompileError, match="shared variables"):
         tx.function([q], [], updates=[(q, q + 1)])
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"inputs": T.dscalar("x")}, "list of variables"), ({"inputs": None}, "list of variables"),
+    ({"inputs": [], "updates": 5}, "updates is neither"),
+    ({"inputs": [], "givens": [(T.dscalar("x"),)]}, "givens is neither"),
+    ({"inputs": [], "on_unused_input": "maybe"}, "on_unused_input cannot be 'maybe'")])
+def test_malformed_arguments_of_function_are_explained(arguments, words):
+    with pytest.raises(tx.CompileError, match=words):
+        tx.function(outputs=1.0, **arguments)
+
+
+@pytest.mark.parametrize("options", [{"disabled": frozenset(["fuse"])}, {"optimize": "fast"}])
+def test_unknown_options_are_refused(options):
+    with pytest.raises(tx.CompileError, match="no such options"):
+        Options(**options)
+
+
+@pytest.mark.parametrize("start, value", [
+    (0, 1.5), (0, 2**70), (0, [1.0]), (np.zeros(2), [[1.0], [1.0, 2.0]]), (0.0, "text"),
+    (np.zeros(2, "float32"), np.zeros(2)), (0, float("nan"))])
+def test_a_shared_variable_refuses_values_it_would_spoil(start, value):
+    w = tx.shared(start, "w")
+    with pytest.raises((tx.DtypeError, tx.ShapeError)):
+        w.set_value(value)
+    np.testing.assert_array_equal(w.get_value(), start)
+
+
+def test_a_shared_variable_takes_numbers_and_lists():
+    w, k = tx.shared(np.zeros(2, "float32"), "w"), tx.shared(0, "k")
+    w.set_value([0.1, 1])
+    k.set_value(2.0)
+    np.testing.assert_array_equal(w.get_value(), np.array([0.1, 1], "float32"))
+    assert k.get_value() == 2 and k.get_value().dtype == np.int64
 
 
 def test_inputs_are_checked_when_compiling():
@@ -184,6 +241,52 @@ def test_variants_follow_the_sizes_that_vary():
         w.set_value(np.ones((columns, columns)))
         assert f(np.ones((columns, columns))) == columns ** 3
     assert len(f.variants) <= MAX_VARIANTS + 1
+
+
+def test_threads_that_call_first_share_one_variant():
+    x = T.dvector("x")
+    f = tx.function([x], x * 3)
+    barrier, results = threading.Barrier(4), []
+
+    def call(k):
+        barrier.wait()
+        results.append(np.array_equal(f(np.full(5, k)), np.full(5, 3 * k)))
+
+    threads = [threading.Thread(target=call, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 4 and len(f.variants) == 1
+
+
+def test_another_thread_may_change_a_shape_during_a_call():
+    w = tx.shared(np.zeros(3), "w")
+    f = tx.function([], w + 1)
+    f()
+    (variant,) = f.variants
+    run = variant.executable.run
+
+    def run_late(arrays):
+        variant.executable.run = run
+        w.set_value(np.zeros(4))
+        return run(arrays)
+
+    variant.executable.run = run_late
+    np.testing.assert_array_equal(f._dispatch(), np.ones(4))
+
+
+def test_chains_of_reductions_are_cut_into_kernels():
+    x = T.dmatrix("x")
+    y = x
+    for _ in range(30):
+        y = T.nnet.softmax(y) * 3
+    f = tx.function([x], y)
+    f(np.ones((2, 5)))
+    steps = f.variants[0].stages.program.steps
+    totals = [sum(isinstance(stmt, Accumulate) for stmt in statements(step.nest.body))
+              for step in steps]
+    assert sum(totals) == 60 and max(totals) <= MAX_REDUCTIONS
 
 
 def test_sizes_from_data():

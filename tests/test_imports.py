@@ -162,3 +162,9 @@ def test_runtime_loads_without_the_compiler():
         "    importlib.import_module(info.name)\n"
         "print([m for m in sys.modules if m.startswith('tetractys.compiler')])")
     assert _fresh(code) == "[]"
+
+
+def test_submodules_need_no_import_of_their_own():
+    assert _fresh("import tetractys as tx; print(tx.layers.DenseLayer.__name__, "
+                  "tx.updates.sgd.__name__, tx.random.RandomStreams.__name__, 'init' in dir(tx), "
+                  "hasattr(tx, 'nothing'))") == "DenseLayer sgd RandomStreams True False"

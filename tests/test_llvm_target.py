@@ -31,15 +31,22 @@ _I64 = ctypes.c_int64
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _I64, _I64)
 REGIONS: list[tuple[int, int]] = []
 POLLS: list[int] = [0]
+STOPS: list[int] = [0]
 _LIBRARIES = count()
 
 
-@ctypes.CFUNCTYPE(None, _TASK, ctypes.c_void_p, _I64, _I64)
-def _parallel_for(task, frame, count, grain):
+@ctypes.CFUNCTYPE(_I64, _TASK, ctypes.c_void_p, _I64, _I64, _I64)
+def _parallel_until(task, frame, count, grain, may_stop):
     """Run the chunks last to first: any order must do."""
     REGIONS.append((count, grain))
     for begin in reversed(range(0, count, grain)):
         task(frame, begin, min(count, begin + grain))
+    return may_stop and STOPS[0]
+
+
+@ctypes.CFUNCTYPE(None, _TASK, ctypes.c_void_p, _I64, _I64)
+def _parallel_for(task, frame, count, grain):
+    _parallel_until(task, frame, count, grain, 0)
 
 
 @ctypes.CFUNCTYPE(_I64)
@@ -64,7 +71,8 @@ class Loaded:
             llvm.initialize_native_asmprinter()
             Loaded.jit = llvm.create_lljit_compiler()
             Loaded.blas = ctypes.CDLL(f"{get_lib_dir()}/libscipy_openblas.so")
-        known = {"tx_parallel_for": _address(_parallel_for), "tx_poll": _address(_poll)}
+        known = {"tx_parallel_for": _address(_parallel_for), "tx_poll": _address(_poll),
+                 "tx_parallel_until": _address(_parallel_until)}
         builder = llvm.JITLibraryBuilder().add_object_img(artifact.code).add_current_process()
         for name in artifact.externals:
             routine = known.get(name) or _address(getattr(Loaded.blas, f"scipy_{name}"))
@@ -513,6 +521,21 @@ def test_long_calls_are_interrupted_between_steps():
         assert loaded(np.arange(500))[0] == INTERRUPTED and len(POLLS) == 4
     finally:
         POLLS[0] = 0
+
+
+@pytest.mark.parametrize("commit, size, code", [(1, 500, INTERRUPTED), (0, 500, 0), (1, 5, 0)],
+                         ids=["before the commit", "after it", "short"])
+def test_long_kernels_are_interrupted_between_chunks(commit, size, code):
+    x, out = Buffer("x", "int64", (n,), "input"), Buffer("out", "int64", (n,), "output")
+    (i,), over = loops((n, "parallel"))
+    nest = Nest("copy", over(Store(out, (i,), Load(x, (i,)))), cost=1e5)
+    loaded = Loaded(compile_program(
+        Program("long", (x,), (), (out,), (N,), (kernel(nest),), commit=commit)))
+    try:
+        STOPS[0] = 1
+        assert loaded(np.arange(size))[0] == code
+    finally:
+        STOPS[0] = 0
 
 
 def test_argument_descriptions():

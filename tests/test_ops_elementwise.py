@@ -77,6 +77,18 @@ def test_kinds_that_an_op_does_not_take_are_refused(call):
     assert "remedy" in message
 
 
+@pytest.mark.parametrize("dtype, number", [("int8", 300), ("uint8", -1), ("int32", 2**40)])
+def test_integers_of_any_size_are_compared_and_divided(dtype, number):
+    x, value = vector(dtype), np.array([0, 1, 7], dtype)
+    wanted = value.astype("int64")
+    for name, function in (("lt", np.less), ("ge", np.greater_equal), ("eq", np.equal)):
+        np.testing.assert_array_equal(F[name](x, number).eval({x: value}), function(wanted, number))
+        np.testing.assert_array_equal(F[name](number, x).eval({x: value}), function(number, wanted))
+    quotient = (x / number).eval({x: value})
+    assert quotient.dtype == "float64"
+    np.testing.assert_array_equal(quotient, wanted / number)
+
+
 def test_integer_that_does_not_fit_is_refused():
     with pytest.raises(DtypeError, match="300 does not fit in int8"):
         F["add"](vector("int8"), 300)

@@ -27,6 +27,7 @@ def _compiled(inputs, outputs):
 BOTH = pytest.mark.parametrize("run", [_interpreted, _compiled], ids=["interpreted", "compiled"])
 
 _I, _J = np.array([2, 0, -1]), np.array([[1], [-2]])
+_MASK = np.arange(15).reshape(3, 5) > 9
 INDICES = [
     0, -1, slice(None), slice(1, None), slice(None, -1), slice(None, None, -1), slice(-2, None),
     slice(10, None), slice(None, -10), slice(3, 1), slice(-1, None, -2), slice(1, 10, 2), None,
@@ -36,7 +37,9 @@ INDICES = [
     (_I, 0), (1, _I), (0, slice(None), _J), (slice(None), _I, 1), (_I, None, _I),
     (None, _I, slice(1, 2), _J), (slice(1, None), slice(None, None, -1), _I), [[0, 1], [2, 2]],
     np.array([True, False, True, False]), (slice(None), np.array([True, False, True])),
-    np.zeros((4, 3), bool), (np.arange(2)[:, None, None], _J, _I), np.int8(2), np.array(1), [],
+    np.zeros((4, 3), bool), np.arange(12).reshape(4, 3) % 5 == 2, (0, _MASK), (_I, ..., None, 0),
+    (slice(None), 0, ..., _I), (..., _I, _I), (_I, slice(None), ..., _I),
+    (np.arange(2)[:, None, None], _J, _I), np.int8(2), np.array(1), [],
 ]
 SHAPE = (4, 3, 5)
 _IDS = [str(index).replace("\n", "") for index in INDICES]
@@ -166,6 +169,20 @@ def test_a_constant_index_is_checked_against_the_size_at_the_call(run):
         for size in (2, 0):
             with pytest.raises((IndexOutOfRangeError, ShapeError)):
                 function(np.ones(size))
+    with pytest.raises(IndexOutOfRangeError, match="(?s)Index 2 is out.*3 is needed, not 1"):
+        tx.function([x], x[2])(np.ones(1))
+
+
+def test_new_values_are_broadcast_as_numpy_assigns_them():
+    x = T.tensor("float64", (2, 3), "x")
+    value = np.zeros((2, 3))
+    for new in (7.0, [1, 2, 3], np.ones((1, 1, 3)), np.ones((2, 1)), np.ones(1)):
+        expected = value.copy()
+        expected[:] = new
+        np.testing.assert_array_equal(T.set_subtensor(x[:], new).eval({x: value}), expected)
+    y = T.matrix("y")
+    with pytest.raises(ShapeError, match=r"(?s)\[1, 2, 3, 4\] has 4.*y.shape\[1\]|subtensor"):
+        T.set_subtensor(y[0], [1, 2, 3, 4]).eval({y: value})
 
 
 @BOTH
@@ -212,7 +229,7 @@ def test_gradients_of_changed_parts():
     (lambda x: T.set_subtensor(x, 1.0), DtypeError, "result of indexing"),
     (lambda x: T.inc_subtensor(T.ivector()[:2], 0.5), DtypeError, "floats cannot be put"),
     (lambda x: T.inc_subtensor((x > 0)[0], True), DtypeError, "bool cannot be incremented"),
-    (lambda x: T.set_subtensor(x[0], np.ones((2, 2))), ShapeError, "fewer axes"),
+    (lambda x: T.set_subtensor(x[0], np.ones((2, 2))), ShapeError, "do not broadcast"),
 ])
 def test_errors_of_indexing(call, error, message):
     with pytest.raises(error, match=message):

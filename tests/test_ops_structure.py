@@ -122,6 +122,22 @@ def test_extrema_of_bool_and_integers(run):
 
 
 @BOTH
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64"])
+def test_statistics_of_integers_are_float64(run, dtype):
+    for name in ("mean", "var", "std"):
+        check_like_numpy(run, getattr(T, name), getattr(np, name), _array((3, 4), dtype))
+    assert T.mean(np.ones(2, dtype), dtype=np.float32).dtype == "float32"
+
+
+@BOTH
+def test_maximum_of_no_bools_is_refused(run):
+    x = T.vector("x")
+    for function in (T.max, T.min):
+        with pytest.raises(ShapeError, match="does not exist"):
+            run([x], [function(x > 0)])(np.zeros(0))
+
+
+@BOTH
 def test_variance_with_degrees_of_freedom(run):
     check_like_numpy(run, lambda x: T.var(x, axis=0, ddof=1), lambda x: x.var(axis=0, ddof=1),
                      _array((5, 2)))
@@ -207,6 +223,13 @@ def test_reshape_of_no_elements_keeps_what_follows_from_the_sizes(run):
     assert flat.shape == (0, 12)
 
 
+def test_reshape_to_joined_parts_of_a_shape():
+    x = T.tensor3("x")
+    y = x.reshape(T.concatenate([x.shape[:1], [-1, 2]]))
+    assert y.ndim == 3 and proves_equal(y.type.dims[0], x.type.dims[0])
+    assert y.eval({x: np.zeros((3, 4, 5))}).shape == (3, 10, 2)
+
+
 @BOTH
 def test_reshape_to_another_number_of_elements_is_refused(run):
     x = T.vector("x")
@@ -288,6 +311,10 @@ def test_split_by_sizes_and_into_equal_parts(run):
         run([x], T.split(x, [1, 2]))(value)
     with pytest.raises(ShapeError):
         T.split(np.zeros(5), 2)
+    with pytest.raises(ShapeError, match="negative"):
+        run([x, n], T.split(x, [n, 5 - n]))(value, np.int64(-1))
+    with pytest.raises(ShapeError, match="negative"):
+        T.split(x, [-1, 6])
 
 
 # -- ranges ----------------------------------------------------------------------------------------
@@ -368,6 +395,19 @@ def test_tensordot_is_numpys(run, axes):
         shapes = ((2, 3, 4), (3, 2, 5))
     check_like_numpy(run, lambda a, b: T.tensordot(a, b, axes),
                      lambda a, b: np.tensordot(a, b, axes), *map(_array, shapes))
+
+
+@BOTH
+def test_axes_summed_together_must_agree_one_by_one(run):
+    a, b, column = T.tensor3("a"), T.tensor3("b"), T.tensor("float64", (None, 1, None), "column")
+    function = run([a, b], [T.tensordot(a, b, 2)])
+    assert function(np.ones((2, 3, 4)), np.ones((3, 4, 5)))[0].shape == (2, 5)
+    with pytest.raises(ShapeError, match=r"a (of shape .*)?has 3 on axis 1.*b.shape\[0\] .*4"):
+        function(np.ones((2, 3, 4)), np.ones((4, 3, 5)))
+    function = run([column, b], [T.tensordot(column, b, 2)])
+    assert function(np.ones((2, 1, 4)), np.ones((1, 4, 5)))[0].shape == (2, 5)
+    with pytest.raises(ShapeError):
+        function(np.ones((2, 1, 4)), np.ones((2, 2, 5)))
 
 
 @BOTH

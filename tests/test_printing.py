@@ -68,6 +68,11 @@ def test_a_function_prints_its_outputs():
     assert text_of(function([x], y)) == text_of(y)
 
 
+def test_one_line_for_each_output():
+    x = T.dvector("x")
+    assert pp(function([x], [x + 1, -x])) == "(x + 1)\n(-x)"
+
+
 def test_bodies_of_loops_follow():
     x = T.dvector("x")
     text = text_of(jacobian(T.exp(x), x))

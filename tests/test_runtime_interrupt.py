@@ -70,3 +70,40 @@ def test_signal_ends_a_long_call(slow, work, error):
 def test_poll_is_quiet_without_a_signal():
     poll = ctypes.CFUNCTYPE(ctypes.c_int64)(cpu_poll.library()["tx_poll"])
     assert all(poll() == 0 for _ in range(1000)) and not cpu_poll.is_handling()
+
+
+_KERNEL = """
+import os, threading, time
+import numpy as np
+import tetractys as tx
+from tetractys import tensor as T
+from tetractys.runtime.cpu_threads import set_num_threads
+
+set_num_threads({threads})
+x, w = T.dmatrix("x"), tx.shared(0)
+y = x
+for _ in range(30):
+    y = T.sin(y + 1)
+f = tx.function([x], y, updates=[(w, w + 1)])
+array = np.ones((8000, 500))
+f.compile()  # for all sizes
+f(array[:1000])
+start = time.time()
+f(array[:1000])
+whole = 8 * (time.time() - start)
+threading.Timer(0.05 * whole, lambda: os.kill(os.getpid(), 2)).start()
+start = time.time()
+try:
+    f(array)
+except KeyboardInterrupt:
+    print("caught", time.time() - start < 0.6 * whole, w.get_value())
+print(np.ptp(f(array[:1000])), w.get_value())
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_a_signal_ends_a_call_inside_one_large_kernel(threads):
+    done = subprocess.run([sys.executable, "-c", _KERNEL.format(threads=threads)],
+                          capture_output=True, text=True, timeout=120)
+    assert done.stdout == "caught True 2\n0.0 3\n", done.stdout + done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from tetractys import tensor as T
 from tetractys.compiler.interpret import evaluate
 from tetractys.compiler.ops.op import REGISTRY
 from tetractys.compiler.ops.public import BUILDERS
-from tetractys.runtime.errors import DtypeError
+from tetractys.runtime.errors import DtypeError, ShapeError
 
 
 @pytest.mark.parametrize("prefix, dtype", [("b", "int8"), ("w", "int16"), ("i", "int32"),
@@ -42,6 +44,55 @@ def test_declared_types_make_inputs():
     assert T.tensor("int8", broadcastable=(True,)).broadcastable == (True,)
     with pytest.raises(DtypeError, match="no dtype 'float16'"):
         T.TensorType("float16", ())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype("f4"), "f4", ">f4", "floatX"], ids=str)
+def test_dtypes_may_be_given_as_numpy_does(monkeypatch, dtype):
+    monkeypatch.setattr(tx.config, "floatX", "float32")
+    made = [T.matrix(dtype=dtype), T.tensor(dtype, (3,)), T.TensorType(dtype, (True,))(),
+            T.constant([1, 2], dtype=dtype), T.zeros((2,), dtype), T.arange(3, dtype=dtype),
+            T.mean(T.dvector(), dtype=dtype), T.as_tensor_variable([T.iscalar(), 1], dtype=dtype)]
+    assert [type(v.dtype) for v in made] == [str] * len(made)
+    assert [v.dtype for v in made] == ["float32"] * len(made)
+
+
+def test_types_make_inputs_like_a_variable():
+    x = T.tensor("int8", (None, 1, 3), "x")
+    y = x.type("y")
+    assert (y.name, y.type.shape, y.owner) == ("y", (None, 1, 3), None)
+    assert y.type.dims[0] != x.type.dims[0]
+
+
+@pytest.mark.parametrize("make, error, message", [
+    (lambda: T.tensor("float32", (-1,)), ShapeError, "0 or more"),
+    (lambda: T.tensor("float32", (2.5,)), ShapeError, "0 or more"),
+    (lambda: T.matrix(dtype="float16"), DtypeError, "no dtype 'float16'"),
+    (lambda: T.constant(1, dtype="text"), DtypeError, "no dtype 'text'"),
+    (lambda: T.as_tensor_variable(T.matrix(), ndim=1), ShapeError, "cannot have 1"),
+    (lambda: T.stack(T.vector("a")), ShapeError, "takes a list"),
+    (lambda: T.concatenate(T.scalar("a")), ShapeError, "takes a list")])
+def test_errors_of_constructors_name_the_users_line(make, error, message):
+    with pytest.raises(error, match=message) as found:
+        make()
+    assert "test_tensor.py" in str(found.value)
+
+
+def test_values_become_variables():
+    x = T.matrix("x")
+    assert T.as_tensor_variable(x, "other") is x and x.name == "x"
+    assert T.as_tensor_variable(np.ones(2), name="c").name == "c"
+    assert T.as_tensor_variable(x, ndim=3).broadcastable == (True, False, False)
+
+
+def test_methods_are_functions_of_the_table():
+    x = T.tensor("float64", (2, 1, 2), "x")
+    value = np.arange(4.0).reshape(2, 1, 2) / 3
+    for call in (lambda x: x.round(), round, lambda x: x.squeeze(), lambda x: x.swapaxes(0, 2),
+                 lambda x: x.take([1, 0], axis=2), lambda x: x.diagonal(axis2=2),
+                 lambda x: x[:, 0].trace(), lambda x: x.copy(), copy.copy):
+        expected = np.round(value) if call is round else call(value)
+        np.testing.assert_array_equal(call(x).eval({x: value}), expected)
+    assert copy.copy(x) is not x
 
 
 def test_constants():

@@ -9,15 +9,14 @@ import numpy as np
 
 from ...runtime.artifact import DtypeError
 from .. import dtypes
-from ..config import config
 from ..graph import Constant, TensorType, Variable, describe
 from ..loop.ir import Expr
 from ..loop.scalar import apply, const, convert
 from .elementwise import (
     EDGES, NUMBER, ONE, binary, by_kind, comparison, primitive, selection, unary, unchanged)
 from .op import (
-    ArrayLike, Custom, Inferred, NoDerivative, Partials, Sample, ScalarLowering, as_tensor,
-    broadcast_dims, check, promote_arguments)
+    ArrayLike, Custom, Inferred, NoDerivative, Partials, Sample, ScalarLowering, as_dtype,
+    as_tensor, broadcast_dims, check, promote_arguments)
 from .public import builder, row
 
 _SECTION = "Comparison and logic"
@@ -156,19 +155,6 @@ _SWITCH = row(
 # -- conversion ------------------------------------------------------------------------------------
 
 
-def _dtype_name(dtype: Any) -> str:
-    """Return the name of a dtype given as a name, NumPy dtype or type, or ``"floatX"``."""
-    if isinstance(dtype, str) and dtype == "floatX":
-        return config.floatX
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = str(dtype)
-    check(dtype is not None and name in dtypes.DTYPES, DtypeError, f"There is no dtype {dtype!r}.",
-          remedy=f"choose one of {', '.join(dtypes.DTYPES)}, or floatX")
-    return name
-
-
 def cast(x: ArrayLike, dtype: Any) -> Variable:
     """Convert to another dtype.
 
@@ -195,7 +181,7 @@ def cast(x: ArrayLike, dtype: Any) -> Variable:
     >>> T.cast([1.9, -1.9, 300.0], "int8").eval()
     array([  1,  -1, 127], dtype=int8)
     """
-    x, dtype = as_tensor(x), _dtype_name(dtype)
+    x, dtype = as_tensor(x), as_dtype(dtype)
     if x.dtype == dtype:
         return x
     if isinstance(x, Constant) and x.ndim == 0:

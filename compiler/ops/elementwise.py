@@ -35,10 +35,14 @@ _KIND_NAMES = {"b": "bool", "i": "integers", "f": "floats"}
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """``dtype`` maps NumPy's promotion of the arguments to the dtype the op runs in."""
+    """``dtype`` maps NumPy's promotion of the arguments to the dtype the op runs in.
+
+    With ``widens`` a Python integer too large for narrow tensors makes all int64.
+    """
 
     dtype: Callable[[str], str]
     doc: str
+    widens: bool = False
 
 
 SAME = Conversion(lambda dtype: dtype, "Promoted as NumPy does.")
@@ -46,16 +50,18 @@ FLOAT = Conversion(dtypes.float_of,
                    "Integers become float64, bool and integers of up to 16 bits float32.")
 QUOTIENT = Conversion(lambda dtype: dtype if dtypes.is_float(dtype) else "float64",
                       "Integers and bool become float64.")
+COMPARED = Conversion(lambda dtype: dtype, SAME.doc, widens=True)
 NUMBER = Conversion(lambda dtype: "int8" if dtype == dtypes.BOOL else dtype,
                     "Promoted as NumPy does, bool as int8.")
 
 
 def convert_arguments(values: Sequence[Any], conversion: Conversion) -> list[Variable]:
     """Return the arguments as variables of the one dtype that ``conversion`` chooses."""
-    inputs = list(values) if _have_one_dtype(values) else promote_arguments(values)
-    found = inputs[0].type.dtype
+    if not _have_one_dtype(values):
+        return promote_arguments(values, conversion.dtype, conversion.widens)
+    found = values[0].type.dtype
     dtype = conversion.dtype(found)
-    return inputs if dtype == found else [as_tensor(v, dtype) for v in inputs]
+    return list(values) if dtype == found else [as_tensor(v, dtype) for v in values]
 
 
 def _have_one_dtype(values: Sequence[Any]) -> bool:
@@ -322,7 +328,8 @@ def comparison(name: str, reference: Callable[..., Any], symbol: str, what: str,
     return binary(
         name, reference, NoDerivative("a comparison is constant between its steps"),
         f"Whether x is {what} y, elementwise: ``x {symbol} y``.",
-        lower=primitive("ne" if name == "neq" else name), result="bool", smooth=False,
+        lower=primitive("ne" if name == "neq" else name), conversion=COMPARED, result="bool",
+        smooth=False,
         section="Comparison and logic",
         notes="Comparisons with NaN are false, ``neq`` true.")
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.artifact import DtypeError, IndexOutOfRangeError
+from ...runtime.artifact import DtypeError, IndexOutOfRangeError, ShapeError
 from .. import dtypes
+from ..dims import proves_different
 from ..graph import Apply, Constant, Variable, describe
 from ..operators import FUNCTIONS
 from .index_layout import (
@@ -146,7 +147,15 @@ def _part_of(x: Variable, y: ArrayLike, name: str
           f"{name}: floats cannot be put into a tensor of {base.dtype}.",
           f"{describe(base)} {base.type}, {describe(y)} {y.type}", "cast one of them")
     y = as_tensor(y, base.dtype)
+    while y.ndim > x.ndim and y.type.dims[0] == 1:
+        y = y[0]
     if y.type.dims != x.type.dims:
+        check(y.ndim <= x.ndim and not any(
+            own != 1 and proves_different(own, dim)
+            for own, dim in zip(y.type.dims[::-1], x.type.dims[::-1])),
+            ShapeError, f"{name}: the new values do not broadcast to the part's shape.",
+            f"{describe(y)} {y.type}; the part of {describe(base)} {x.type}",
+            "make their shapes equal, or leave out the axes along which values repeat")
         y = broadcast_to(y, sizes_of(x))
     return base, y, operands, owner.params["spec"]
 

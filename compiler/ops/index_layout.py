@@ -2,7 +2,8 @@
 
 One *specification* describes an index expression, NumPy's in full except for boolean masks: a tuple
 with, for each entry, ``"new"`` (a new axis), ``"at"`` (a scalar), ``"array"`` (integers of one axis
-or more), or ``(has_start, has_stop, step)`` (a slice).  Scalars, arrays and bounds are inputs of
+or more), ``"..."`` (an ellipsis of no axes, which separates arrays), or ``(has_start, has_stop,
+step)`` (a slice).  Scalars, arrays and bounds are inputs of
 the node, in this order.  :class:`Layout` derives from it the part's shape and where its elements
 are.
 """
@@ -175,8 +176,8 @@ def layout(x: Variable, operands: Sequence[Variable], spec: Spec) -> Layout:
         if in_place and k == advanced[0]:
             result.group = len(dims)
             dims += group_dims
-        if entry == "new":
-            dims.append(1)
+        if entry in ("new", "..."):
+            dims += [1] * (entry == "new")
             continue
         if entry == "at":
             _place_scalar(result, axis, slots.start)
@@ -197,7 +198,10 @@ def _slots(spec: Spec) -> list[range]:
     """Return which operands belong to each entry."""
     slots, start = [], 0
     for entry in spec:
-        count = 0 if entry == "new" else 1 if isinstance(entry, str) else entry[0] + entry[1]
+        if isinstance(entry, str):
+            count = int(entry in ("at", "array"))
+        else:
+            count = entry[0] + entry[1]
         slots.append(range(start, start + count))
         start += count
     return slots
@@ -301,6 +305,8 @@ def numpy_index(operands: Sequence[np.ndarray], spec: Spec) -> Inferred:
         values = [operands[k] for k in slots]
         if entry == "new":
             index.append(None)
+        elif entry == "...":
+            index.append(Ellipsis)
         elif entry == "at":
             index.append(int(values[0]))
         elif entry == "array":
@@ -365,16 +371,19 @@ def parse_index(x: Variable, index: Any) -> tuple[Spec, list[Variable]]:
     spec: list[Entry] = []
     operands: list[Variable] = []
     axis = 0
-    for entry in entries[:where] + [slice(None)] * (x.ndim - used) + entries[where + 1:]:
-        if entry is None:
-            spec.append("new")
+    separates = bool(dots) and 0 < where < len(entries) - 1
+    between: list[Any] = [slice(None)] * (x.ndim - used) or [Ellipsis] * separates
+    for entry in entries[:where] + between + entries[where + 1:]:
+        if entry is None or entry is Ellipsis:
+            spec.append("new" if entry is None else "...")
         elif isinstance(entry, slice):
             kind, values = _parse_slice(entry)
             spec.append(kind)
             operands += values
         else:
-            for part in _parse_mask(x, axis, entry) if _is_mask(entry) else [entry]:
-                kind, values = _parse_integers(x, axis, part)
+            parts = _parse_mask(x, axis, entry) if _is_mask(entry) else [entry]
+            for own_axis, part in enumerate(parts, start=axis):
+                kind, values = _parse_integers(x, own_axis, part)
                 spec.append(kind)
                 operands += values
         axis += _axes_of(entry)

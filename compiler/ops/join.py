@@ -52,7 +52,11 @@ def concatenate(tensors: Sequence[ArrayLike], axis: int = 0) -> Variable:
 
 def _promoted(tensors: Any, op_name: str) -> list[Variable]:
     if isinstance(tensors, (Variable, np.ndarray)):
-        tensors = [as_tensor(tensors)[k] for k in range(len(tensors))]
+        whole = as_tensor(tensors)
+        check(whole.ndim > 0 and isinstance(whole.type.dims[0], int), ShapeError,
+              f"{op_name} takes a list of tensors.", f"{describe(whole)} {whole.type}",
+              f"write T.{op_name}([x, y], axis=0)")
+        tensors = [whole[k] for k in range(len(whole))]
     check(len(tensors) > 0, ShapeError, f"{op_name}: there is nothing to join.",
           remedy="give at least one tensor")
     return promote_arguments([t if isinstance(t, (Variable, bool, int, float)) else as_tensor(t)
@@ -203,7 +207,8 @@ def split(x: ArrayLike, splits_size: Any, n_splits: int | None = None, axis: int
     Raises
     ------
     ShapeError
-        If the lengths do not add up to that of the axis (at the call, when sizes are not known).
+        If a length is negative, or they do not add up to that of the axis (at the call, when sizes
+        are not known).
     """
     x = as_tensor(x)
     (axis,) = normalize_axes(axis, x.ndim, "split")
@@ -222,7 +227,11 @@ def split(x: ArrayLike, splits_size: Any, n_splits: int | None = None, axis: int
         x = broadcast_to(x, shape)
     parts, start = [], Constant(np.int64(0))
     for length in sizes:
-        parts.append(slice_axis(x, axis, start, length))
+        part = slice_axis(x, axis, start, length)
+        if not proves_equal(part.type.dims[axis], dim_of(length)):
+            # Likewise checks that no length is negative.
+            part = broadcast_to(part, [*shape[:axis], length, *shape[axis + 1:]])
+        parts.append(part)
         start = FUNCTIONS["add"](start, length)
     return parts
 

@@ -270,9 +270,30 @@ def _summed_axes(op_name: str, a: Variable, b: Variable, axes: int | Sequence, b
     return left, right
 
 
+def _of_paired_sizes(a: Variable, b: Variable, left: Sequence[int], right: Sequence[int]
+                     ) -> tuple[Variable, Variable]:
+    """Return ``a`` and ``b`` with their paired axes guarded to agree one by one.
+
+    Merged, they would be compared by the products of their sizes only.
+    """
+    unproved = [(one, other) for one, other in zip(left, right)
+                if not proves_equal(a.type.dims[one], b.type.dims[other])]
+    if not unproved:
+        return a, b
+    of_a, of_b = sizes_of(a), sizes_of(b)
+    for one, other in unproved:
+        if a.type.dims[one] == 1:
+            of_b[other] = of_a[one]
+        else:
+            of_a[one] = axis_size(b, other)
+    return broadcast_to(a, of_a), broadcast_to(b, of_b)
+
+
 def _tensordot(a: Variable, b: Variable, left: list[int], right: list[int], batch: int = 0
                ) -> Variable:
     """Sum over pairs of axes: one product of (stacks of) matrices between two reshapes."""
+    if len(left) > 1:
+        a, b = _of_paired_sizes(a, b, left, right)
     lead = list(range(batch))
     free_a = [k for k in range(batch, a.ndim) if k not in left]
     free_b = [k for k in range(batch, b.ndim) if k not in right]

@@ -21,7 +21,8 @@ from .. import dtypes
 from ..config import config
 from ..dims import DimLike, proves_different, proves_equal
 from ..graph import (
-    Apply, Constant, SizeGuard, TensorType, Variable, creation_site, describe, format_site)
+    Apply, Constant, SizeGuard, TensorType, Variable, built_at, creation_site, describe,
+    format_site)
 from ..operators import FUNCTIONS
 
 Kind: TypeAlias = Literal["elementwise", "linear", "composite", "structured"]
@@ -262,7 +263,8 @@ class Op:
         ShapeError, DtypeError
             When the inputs do not fit the op.
         """
-        types, guards = self.infer(*inputs, **params)
+        with built_at(site):
+            types, guards = self.infer(*inputs, **params)
         return Apply(self, tuple(inputs), dict(params), types, tuple(guards), site)
 
     def __call__(self, *inputs: Variable, **params: Any) -> Any:
@@ -335,13 +337,34 @@ def public_function(name: str, parameters: Sequence[str], body: Callable[..., An
 ArrayLike: TypeAlias = Any
 
 
-def as_tensor(value: ArrayLike, dtype: str | None = None, name: str | None = None) -> Variable:
+def as_dtype(dtype: Any) -> str:
+    """Return the name of a dtype given as a name, NumPy dtype or type, or ``"floatX"``.
+
+    Raises
+    ------
+    DtypeError
+        If Tetractys does not have it.
+    """
+    if isinstance(dtype, str) and dtype in dtypes.SIZES:
+        return dtype
+    if isinstance(dtype, str) and dtype == "floatX":
+        return config.floatX
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    check(dtype is not None and name in dtypes.SIZES, DtypeError, f"There is no dtype {dtype!r}.",
+          remedy=f"choose one of {', '.join(dtypes.DTYPES)}, or floatX")
+    return name
+
+
+def as_tensor(value: ArrayLike, dtype: Any = None, name: str | None = None) -> Variable:
     """Return a variable: itself, or a constant holding a number, list or array.
 
     Parameters
     ----------
     value : Variable, number, nested list or array
-    dtype : str, optional
+    dtype : str or NumPy dtype, optional
         Of the constant; by default Python floats become ``floatX``, others keep NumPy's dtype.
 
     Raises
@@ -351,8 +374,10 @@ def as_tensor(value: ArrayLike, dtype: str | None = None, name: str | None = Non
     """
     if isinstance(value, Variable):
         return value if dtype is None or value.dtype == dtype else FUNCTIONS["cast"](value, dtype)
+    dtype = None if dtype is None else as_dtype(dtype)
     if isinstance(value, (list, tuple)) and _holds_variable(value):
-        return FUNCTIONS["stack"](list(value))
+        stacked = FUNCTIONS["stack"](list(value))
+        return stacked if dtype is None else FUNCTIONS["cast"](stacked, dtype)
     array = np.asarray(value)
     if dtype is None and not isinstance(value, (np.ndarray, np.generic)) \
             and array.dtype == np.float64:
@@ -382,22 +407,30 @@ def is_weak(value: Any) -> bool:
     return isinstance(value, (bool, int, float)) and not isinstance(value, np.generic)
 
 
-def promote_arguments(values: Sequence[ArrayLike], dtype: str | None = None) -> list[Variable]:
-    """Return arguments as variables of one dtype: ``dtype``, or NumPy's promotion of all.
+def promote_arguments(values: Sequence[ArrayLike], convert: Callable[[str], str] = str,
+                      widens: bool = False) -> list[Variable]:
+    """Return arguments as variables of one dtype, NumPy's promotion of all.
 
     Python numbers are weak: they follow the tensors, unless their kind is higher.
+
+    Parameters
+    ----------
+    values : sequence of ArrayLike
+    convert : callable
+        Maps the promoted dtype to the one wanted.
+    widens : bool
+        Whether an integer too large for narrow tensors makes all int64, instead of an error.
     """
-    if dtype is None and all(isinstance(value, Variable) for value in values) \
-            and len({value.type.dtype for value in values}) == 1:
-        return list(values)
     tensors = [None if is_weak(value) else as_tensor(value) for value in values]
     strong = [tensor.dtype for tensor in tensors if tensor is not None]
-    if dtype is None:
-        common = dtypes.promote(*strong) if strong else None
-        for value in values:
-            if is_weak(value):
-                common = dtypes.weak_dtype(value, common, config.floatX)
-        dtype = common
+    common = dtypes.promote(*strong) if strong else None
+    for value in values:
+        if is_weak(value):
+            common = dtypes.weak_dtype(value, common, config.floatX)
+            if widens and dtypes.is_integer(common) and common != "uint64" \
+                    and not dtypes.fits(value, common) and dtypes.fits(value, "int64"):
+                common = "int64"
+    dtype = convert(common)
     return [as_tensor(value if tensor is None else tensor, dtype)
             for value, tensor in zip(values, tensors)]
 

@@ -19,7 +19,7 @@ from ..graph import SizeGuard, TensorType, Variable, describe
 from ..operators import FUNCTIONS
 from .op import (
     ArrayLike, Custom, Expand, Inferred, NoDerivative, ReduceLowering, Sample, Transpose,
-    as_tensor, check, normalize_axes)
+    as_dtype, as_tensor, check, normalize_axes)
 from .public import builder, row
 from .shape import NEW, broadcast_to, dimshuffle, flatten
 from .sizes import at_least, axis_size, product, sizes_of
@@ -189,6 +189,14 @@ _PROD = row(
 # -- extrema ---------------------------------------------------------------------------------------
 
 
+def _extremum(op: Callable[..., Variable], x: ArrayLike, axis: AxisLike, keepdims: bool
+              ) -> Variable:
+    x = as_tensor(x)
+    if x.dtype == dtypes.BOOL:
+        return FUNCTIONS["cast"](_apply(op, FUNCTIONS["cast"](x, "uint8"), axis, keepdims), x.dtype)
+    return _apply(op, x, axis, keepdims)
+
+
 def max(x: ArrayLike, axis: AxisLike = None, keepdims: bool = False) -> Variable:
     """Return the largest element over axes; NaN if any element is NaN.
 
@@ -209,8 +217,7 @@ def max(x: ArrayLike, axis: AxisLike = None, keepdims: bool = False) -> Variable
     -----
     Where several elements are largest the gradient is divided equally among them.
     """
-    x = as_tensor(x)
-    return any(x, axis, keepdims) if x.dtype == "bool" else _apply(_MAX, x, axis, keepdims)
+    return _extremum(_MAX, x, axis, keepdims)
 
 
 def min(x: ArrayLike, axis: AxisLike = None, keepdims: bool = False) -> Variable:
@@ -233,8 +240,7 @@ def min(x: ArrayLike, axis: AxisLike = None, keepdims: bool = False) -> Variable
     -----
     Where several elements are smallest the gradient is divided equally among them.
     """
-    x = as_tensor(x)
-    return all(x, axis, keepdims) if x.dtype == "bool" else _apply(_MIN, x, axis, keepdims)
+    return _extremum(_MIN, x, axis, keepdims)
 
 
 def _chosen(x: Variable, y: Variable, axes: Axes) -> tuple[Variable, Variable]:
@@ -420,6 +426,11 @@ def _count(x: Variable, axis: AxisLike) -> Variable:
     return FUNCTIONS["cast"](product([axis_size(x, a) for a in axes]), x.dtype)
 
 
+def _float_dtype(x: Variable) -> str:
+    """Return the dtype of statistics of ``x``: integers of any width become float64."""
+    return x.dtype if dtypes.is_float(x.dtype) else "float64"
+
+
 @builder("T")
 def mean(x: ArrayLike, axis: AxisLike = None, dtype: str | None = None,
          keepdims: bool = False) -> Variable:
@@ -431,15 +442,16 @@ def mean(x: ArrayLike, axis: AxisLike = None, dtype: str | None = None,
     axis : int or sequence of int, optional
         Default: all.
     dtype : str, optional
-        Float dtype of the result.  Default: that of ``x``; float64 for integers (float32 for bool
-        and integers of up to 16 bits).
+        Float dtype of the result.  Default: that of ``x``; float64 for bool and integers, as in
+        NumPy.
     keepdims : bool
         Keep the axes, with length 1.
     """
     x = as_tensor(x)
-    check(dtype is None or dtypes.is_float(dtype), DtypeError,
+    dtype = _float_dtype(x) if dtype is None else as_dtype(dtype)
+    check(dtypes.is_float(dtype), DtypeError,
           f"mean: the result cannot be {dtype}.", remedy="ask for float32 or float64, then cast")
-    x = FUNCTIONS["cast"](x, dtype or dtypes.float_of(x.dtype))
+    x = FUNCTIONS["cast"](x, dtype)
     return FUNCTIONS["true_div"](sum(x, axis, keepdims=keepdims), _count(x, axis))
 
 
@@ -458,7 +470,7 @@ def var(x: ArrayLike, axis: AxisLike = None, ddof: int = 0, keepdims: bool = Fal
         Keep the axes, with length 1.
     """
     x = as_tensor(x)
-    x = FUNCTIONS["cast"](x, dtypes.float_of(x.dtype))
+    x = FUNCTIONS["cast"](x, _float_dtype(x))
     deviation = FUNCTIONS["sub"](x, mean(x, axis, keepdims=True))
     total = sum(FUNCTIONS["sqr"](deviation), axis, keepdims=keepdims)
     count = _count(x, axis)

@@ -529,7 +529,7 @@ def _infer_specify_shape(x: Variable, shape: tuple[int | None, ...]) -> Inferred
         what = f"specify_shape: axis {axis} is declared to have length {wanted}"
         check(not proves_different(own, wanted), ShapeError, f"{what} but has {own}.",
               f"{describe(x)} {x.type}", "declare its true length")
-        guards.append(SizeGuard(own, wanted, (x, axis), (x, axis), f"{what} but has another."))
+        guards.append(SizeGuard(wanted, own, (x, axis), (x, axis), f"{what} but has another."))
         dims[axis] = wanted
     return [TensorType(x.dtype, tuple(dims))], guards
 

@@ -156,11 +156,17 @@ def as_sizes(values: Any, op_name: str, ndim: int | None = None) -> list[Variabl
 
 def _elements(vector: Variable, op_name: str, ndim: int | None) -> list[Variable]:
     """Return the elements of an integer vector; those of ``x.shape`` are the sizes themselves."""
+    if vector.owner is not None and vector.owner.op.name == "concatenate":
+        parts = vector.owner.inputs
+        if all(isinstance(part.type.dims[0], int) for part in parts):
+            return [size for part in parts for size in _elements(part, op_name, None)]
     length = vector.type.dims[0] if isinstance(vector.type.dims[0], int) else ndim
     check(length is not None, ShapeError,
           f"{op_name}: the number of axes must be known while the graph is built.",
           f"the shape is {describe(vector)} {vector.type}",
           "give ndim=, or a tuple of sizes instead of a vector of unknown length")
+    if isinstance(vector, Constant):
+        return [as_size(value, op_name) for value in vector.data]
     return [as_size(vector[position], op_name) for position in range(length)]
 
 

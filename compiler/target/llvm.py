@@ -146,12 +146,6 @@ def _target_machine(cpu: str, features: str, speed_level: int) -> llvm.TargetMac
         cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
 
 
-def describe_host() -> str:
-    """Return the compiler's version, the processor and its features, as part of a cache key."""
-    version = ".".join(map(str, llvm.llvm_version_info))
-    return f"LLVM {version} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
-
-
 def _argument(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
     axes = []
     for dim in buffer.dims:

@@ -34,9 +34,9 @@ DRIVER_ATTRIBUTES = "nounwind noinline optnone"
 time, and LLVM takes time quadratic in the number of steps over it."""
 
 _DISPATCH = f"""
-declare void @tx_parallel_for(ptr, ptr, i64, i64)
-define internal void @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit)
-    noinline optnone nounwind {{
+declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)
+define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit,
+    i64 %may.stop) noinline optnone nounwind {{
   %large = icmp sgt i64 %work, {PARALLEL_WORK}
   %several = icmp sgt i64 %extent, 1
   %cut = and i1 %large, %several
@@ -48,13 +48,15 @@ parallel:
   %units = udiv i64 %enough, %unit
   %more = add nuw nsw i64 %units, 1
   %grain = mul nuw nsw i64 %more, %unit
-  call void @tx_parallel_for(ptr %task, ptr %frame, i64 %extent, i64 %grain)
-  ret void
+  %stopped = call i64 @tx_parallel_until(ptr %task, ptr %frame, i64 %extent, i64 %grain,
+                                         i64 %may.stop)
+  ret i64 %stopped
 serial:
   call void %task(ptr %frame, i64 0, i64 %extent)
-  ret void
+  ret i64 0
 }}"""
-"""Runs a task on all of its range: cut into chunks of a multiple of ``unit`` when it is large."""
+"""Runs a task on all of its range: cut into chunks of a multiple of ``unit`` when it is large.  The
+result is not 0 when the user interrupted the call, and the task is not complete."""
 
 FLAT_UNIT = 64
 """Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
@@ -155,7 +157,7 @@ class _RunEmitter:
         if isinstance(step, For):
             self.loop(step, may_stop)
         elif isinstance(step, Kernel):
-            self.kernel(step)
+            self.kernel(step, may_stop)
         elif isinstance(step, Contract):
             self.contract(step)
         else:
@@ -171,7 +173,7 @@ class _RunEmitter:
 
         self.writer.loop(step.index, "0", self.writer.dim(step.extent), body)
 
-    def kernel(self, step: Kernel) -> None:
+    def kernel(self, step: Kernel, may_stop: bool) -> None:
         """Write the call of a kernel."""
         code, signature = self.kernels.get(step.nest)
         writer = self.writer
@@ -194,14 +196,20 @@ class _RunEmitter:
             slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")
             writer.run(f"store {kind} {word}, ptr {slot}, align 8")
         unit = FLAT_UNIT if code.is_flat else 1
-        writer.run(f"call void @tx.dispatch(ptr @{code.name}.task, ptr %frame, "
-                   f"i64 {writer.dim(work)}, i64 {extent}, i64 {unit})")
+        asks = "0"
+        if may_stop and self.long is not None:
+            asks = writer.emit(f"zext i1 {self.long} to i64")
+        stopped = writer.emit(
+            f"call i64 @tx.dispatch(ptr @{code.name}.task, ptr %frame, i64 {writer.dim(work)}, "
+            f"i64 {extent}, i64 {unit}, i64 {asks})")
+        if asks != "0":
+            self.leave_if(stopped)
 
     def contract(self, step: Contract) -> None:
         """Write the call of a contraction."""
-        name = contract_function(self.module, step.out.buffer.dtype)
         sizes = (*step.out.dims, step.left.dims[2], *step.out.strides, *step.left.strides,
                  *step.right.strides)
+        name = contract_function(self.module, step.out.buffer.dtype, sizes)
         pointers = ", ".join(f"ptr {self.window(view)}"
                              for view in (step.out, step.left, step.right))
         passed = ", ".join(f"i64 {self.writer.dim(size)}" for size in sizes)
@@ -243,11 +251,15 @@ class _RunEmitter:
         ask = writer.module.declare("tx_poll", "i64")
 
         def check() -> None:
-            answer = writer.emit(f"call i64 {ask}()")
-            stop = writer.emit(f"icmp ne i64 {answer}, 0")
-            writer.branch_if(stop, lambda: writer.leave(f"ret i64 {INTERRUPTED}"), "stop")
+            self.leave_if(writer.emit(f"call i64 {ask}()"))
 
         writer.branch_if(self.long, check, "poll")
+
+    def leave_if(self, interrupted: str) -> None:
+        """Write the return of a call when ``interrupted`` is not 0."""
+        writer = self.writer
+        stop = writer.emit(f"icmp ne i64 {interrupted}, 0")
+        writer.branch_if(stop, lambda: writer.leave(f"ret i64 {INTERRUPTED}"), "stop")
 
     def stop_if_failed(self) -> None:
         """Write the return of a call in which a check failed."""
