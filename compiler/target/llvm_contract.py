@@ -1,26 +1,21 @@
-"""Contractions on the CPU: our own kernels, or CBLAS where that is faster.
+"""Contractions on the CPU: CBLAS where its conventions allow, else plain loops.
 
-BLAS is used only for what it can express; our own kernels take any strides.
+One function per dtype takes all sizes and strides and decides at run time which operand is
+transposed, so symbolic sizes need no case distinction in the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from ..dims import DimLike, prod
-from .llvm_gemm import gemm_function
-from .llvm_gemm_sizes import EXTENTS, PARAMETERS, SizeWriter, Truth
+from ..dims import Symbol, as_dim
+from ..loop.ir import Accumulate, Buffer, For, If, Let, Load, Local, Nest, Store
+from ..loop.scalar import apply, const, index
+from ..loop.text import nest_signature
+from .llvm_kernel import emit_kernel
 from .llvm_scalar import llvm_type
 from .llvm_writer import Module
 
-BLAS_WORK = 1 << 21
-"""Multiply-adds from which OpenBLAS is faster, or as fast: 128 cubed."""
-
-BLAS_WORK_TURNED = 1 << 27
-"""The same where ``right`` is transposed, so that its columns are contiguous: 512 cubed."""
-
-BLAS_LEAST = 32
-"""Up to this many rows or columns of the result our own kernels are faster at any size."""
+SIZES = ("batch", "m", "n", "k", "ob", "om", "on", "lb", "lm", "lk", "rb", "rm", "rn")
+"""Size arguments of a contraction: the extents, then the strides of out, left and right."""
 
 _LEADING = """
 define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column)
@@ -40,11 +35,10 @@ define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column)
   ret i64 %result
 }"""
 
-_BLAS = """
-define internal i1 @tx.blas.{T}({PARAMETERS})
+_CONTRACT = """
+define internal void @tx.contract.{T}(ptr %out, ptr %left, ptr %right, {SIZES}, i1 %add)
     noinline optnone nounwind {{
 entry:
-  ; Returns whether BLAS can express the product, which is then done.
   %ldc = call i64 @tx.leading(i64 %m, i64 %n, i64 %om, i64 %on)
   %lda = call i64 @tx.leading(i64 %m, i64 %k, i64 %lm, i64 %lk)
   %lda.t = call i64 @tx.leading(i64 %k, i64 %m, i64 %lk, i64 %lm)
@@ -58,27 +52,30 @@ entry:
   %b.kind = select i1 %turn.b, i32 112, i32 111
   %least.ab = call i64 @llvm.smin.i64(i64 %a.stride, i64 %b.stride)
   %least.abc = call i64 @llvm.smin.i64(i64 %least.ab, i64 %ldc)
-  %least.mn = call i64 @llvm.smin.i64(i64 %m, i64 %n)
-  %least.mnk = call i64 @llvm.smin.i64(i64 %least.mn, i64 %k)
-  %least.all = call i64 @llvm.smin.i64(i64 %least.abc, i64 %least.mnk)
-  %least = call i64 @llvm.smin.i64(i64 %least.all, i64 %batch)
+  %least = call i64 @llvm.smin.i64(i64 %least.abc, i64 %k)
   %most.mn = call i64 @llvm.smax.i64(i64 %m, i64 %n)
   %most = call i64 @llvm.smax.i64(i64 %most.mn, i64 %k)
   %regular = icmp sge i64 %least, 1
   %small = icmp sle i64 %most, 2147483647
   %blas = and i1 %regular, %small
-  br i1 %blas, label %start, label %done
-start:
+  %rows = icmp sgt i64 %m, 0
+  %columns = icmp sgt i64 %n, 0
+  %area = and i1 %rows, %columns
+  %some = icmp sgt i64 %batch, 0
+  %work = and i1 %area, %some
+  br i1 %work, label %choose, label %done
+choose:
   %beta = uitofp i1 %add to {T}
+  %add.word = zext i1 %add to i64
   %m32 = trunc i64 %m to i32
   %n32 = trunc i64 %n to i32
   %k32 = trunc i64 %k to i32
   %lda32 = trunc i64 %a.stride to i32
   %ldb32 = trunc i64 %b.stride to i32
   %ldc32 = trunc i64 %ldc to i32
-  br label %loop
+  br i1 %blas, label %loop, label %plain
 loop:
-  %i = phi i64 [ 0, %start ], [ %next, %loop ]
+  %i = phi i64 [ 0, %choose ], [ %next, %loop ]
   %a.at = mul nsw i64 %i, %lb
   %b.at = mul nsw i64 %i, %rb
   %c.at = mul nsw i64 %i, %ob
@@ -90,8 +87,11 @@ loop:
   %next = add nuw nsw i64 %i, 1
   %more = icmp slt i64 %next, %batch
   br i1 %more, label %loop, label %done
+plain:
+  call void @tx.plain.{T}(ptr null, {POINTERS}, {PASSED})
+  br label %done
 done:
-  ret i1 %blas
+  ret void
 }}"""
 
 
@@ -100,103 +100,48 @@ def gemm_name(dtype: str) -> str:
     return "cblas_sgemm" if dtype == "float32" else "cblas_dgemm"
 
 
-def contract_function(module: Module, dtype: str, sizes: Sequence[DimLike]) -> str:
-    """Include the contraction of a dtype and of certain sizes; return its name.
+def contract_function(module: Module, dtype: str) -> str:
+    """Include the contraction of a dtype; return its name.
 
-    Parameters
-    ----------
-    module : Module
-    dtype : str
-        ``float32`` or ``float64``.
-    sizes : sequence of dim
-        What ``llvm_gemm_sizes.EXTENTS`` lists: numbers are built in, others are arguments.
-
-    Returns
-    -------
-    str
-        ``void name(ptr out, ptr left, ptr right, i64 sizes..., i1 add)``, all sizes passed.
-    """
-    known = "_".join(str(size) if isinstance(size, int) else "" for size in sizes)
-    name = f"tx.contract.{llvm_type(dtype)}.{known}".replace("-", "n")
-    if name not in module.declarations:
-        module.declarations[name] = ""
-        _Dispatch(module, dtype, name, dict(zip(EXTENTS, sizes, strict=True))).write()
-    return name
-
-
-class _Dispatch(SizeWriter):
-    """Writes the choice between our own kernels and BLAS."""
-
-    def __init__(self, module: Module, dtype: str, name: str, sizes: Mapping[str, DimLike]):
-        super().__init__(module, name, sizes, "optnone")
-        self.dtype, self.sizes = dtype, sizes
-
-    def write(self) -> None:
-        """Write the whole function."""
-        self.leave_if(self.prefers_blas(), self.blas)
-        if not self.writer.left:
-            self.own()
-            self.writer.run("ret void")
-        self.writer.finish()
-
-    def prefers_blas(self) -> Truth:
-        """Return whether OpenBLAS is faster: the rule, measured on AVX2 with one thread.
-
-        OpenBLAS wins by a tenth on large products, whose ``right`` it packs once for all rows.  It
-        loses a half and more on small ones, and on results of few rows or columns.
-        """
-        m, n, k = (self.value[word] for word in ("m", "n", "k"))
-        work = prod((m, n, k))
-        turned = self.both(self.compare("eq", self.value["rm"], 1),
-                           self.compare("ne", self.value["rn"], 1))
-        large = self.compare("sge", work, self.choose(turned, BLAS_WORK_TURNED, BLAS_WORK))
-        return self.both(large, self.both(self.compare("sgt", m, BLAS_LEAST),
-                                          self.compare("sgt", n, BLAS_LEAST)))
-
-    def own(self) -> None:
-        """Write the call of our own product."""
-        name = gemm_function(self.module, self.dtype, tuple(self.sizes.values()))
-        self.writer.run(f"call void @{name}({PARAMETERS})")
-
-    def blas(self) -> None:
-        """Write the call of BLAS, and what happens if it cannot express the product."""
-        done = self.writer.emit(
-            f"call i1 @{blas_function(self.module, self.dtype)}({PARAMETERS})")
-        if not is_expressible(self.value):
-            undone = self.writer.emit(f"xor i1 {done}, true")
-            self.writer.branch_if(undone, self.own, "own")
-
-
-def is_expressible(value: Mapping[str, DimLike]) -> bool:
-    """Return whether BLAS is known to express a product of these sizes."""
-    if not all(isinstance(size, int) for size in value.values()):
-        return False
-
-    def leads(rows: str, columns: str, row: str, column: str) -> bool:
-        least = max(1, value[columns])
-        return (value[columns] <= 1 or value[column] == 1) and (
-            value[rows] <= 1 or least <= value[row] < 1 << 31)
-
-    return (max(value["m"], value["n"], value["k"]) < 1 << 31
-            and min(value["batch"], value["m"], value["n"], value["k"]) >= 1
-            and leads("m", "n", "om", "on")
-            and (leads("m", "k", "lm", "lk") or leads("k", "m", "lk", "lm"))
-            and (leads("k", "n", "rm", "rn") or leads("n", "k", "rn", "rm")))
-
-
-def blas_function(module: Module, dtype: str) -> str:
-    """Include the product by BLAS; return its name.
-
-    ``i1 name(PARAMETERS)`` returns whether BLAS can express the product, and if so computes it.
+    ``void name(ptr out, ptr left, ptr right, i64 sizes..., i1 add)`` with :data:`SIZES`.
     """
     kind = llvm_type(dtype)
-    name = f"tx.blas.{kind}"
+    name = f"tx.contract.{kind}"
     if name not in module.declarations:
         for extremum in ("smin", "smax"):
             module.declare(f"llvm.{extremum}.i64", "i64", "i64", "i64")
         module.declarations["tx.leading"] = _LEADING
         module.declare(gemm_name(dtype), "void", *["i32"] * 6, kind, "ptr", "i32", "ptr", "i32",
                        kind, "ptr", "i32")
-        module.declarations[name] = _BLAS.format(
-            T=kind, GEMM=gemm_name(dtype), PARAMETERS=PARAMETERS)
+        pointers, passed = _emit_plain(module, dtype)
+        module.declarations[name] = _CONTRACT.format(
+            T=kind, GEMM=gemm_name(dtype), SIZES=", ".join(f"i64 %{size}" for size in SIZES),
+            POINTERS=pointers, PASSED=passed)
     return name
+
+
+def _emit_plain(module: Module, dtype: str) -> tuple[str, str]:
+    """Add ``tx.plain``, the contraction as loops; return the texts of its arguments."""
+    sizes = {name: Symbol(name, lower=None) for name in (*SIZES, "add.word")}
+    value = {name: as_dim(symbol) for name, symbol in sizes.items()}
+    b, m, n, k = (Symbol(name) for name in "bmnk")
+    buffers = {name: Buffer(name, dtype, (1,)) for name in ("out", "left", "right")}
+    place = as_dim(b) * value["ob"] + as_dim(m) * value["om"] + as_dim(n) * value["on"]
+    left = Load(buffers["left"], (
+        as_dim(b) * value["lb"] + as_dim(m) * value["lm"] + as_dim(k) * value["lk"],))
+    right = Load(buffers["right"], (
+        as_dim(b) * value["rb"] + as_dim(k) * value["rm"] + as_dim(n) * value["rn"],))
+    total = Local("total", dtype)
+    old = Load(buffers["out"], (place,))
+    adding = apply("ne", index(value["add.word"]), const(0, "int64"))
+    body = For(b, value["batch"], (For(m, value["m"], (For(n, value["n"], (
+        Let(total, const(0, dtype)),
+        For(k, value["k"], (Accumulate(total, "add", apply("mul", left, right)),)),
+        If(adding, (Accumulate(total, "add", old),)),
+        Store(buffers["out"], (place,), total),
+    )),)),))
+    nest = Nest("plain", (body,))
+    signature = nest_signature(nest)
+    emit_kernel(module, f"tx.plain.{llvm_type(dtype)}", nest, signature, "optsize")
+    pointers = ", ".join(f"ptr %{buffer.name}" for buffer in signature.buffers)
+    return pointers, ", ".join(f"i64 %{symbol.name}" for symbol in signature.symbols)
