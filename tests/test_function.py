@@ -138,6 +138,14 @@ def test_a_bad_index_in_an_update_changes_nothing(value):
     f(np.ones((2, 3)), 0, [0, 1, 1])
 
 
+def test_an_empty_value_may_become_two_shared_variables():
+    v, w, x = tx.shared(np.ones(3), "v"), tx.shared(np.ones(4), "w"), T.dvector("x")
+    empty = T.exp(x[:2][2:])
+    f = tx.function([x], [], updates=[(v, empty), (w, empty)], mode="DebugMode")
+    f(np.ones(5))
+    assert v.get_value().shape == w.get_value().shape == (0,)
+
+
 def test_update_of_the_wrong_dtype_names_the_first_culprit():
     w = tx.shared(np.zeros(3, "float32"), "w")
     q = T.dscalar("q")

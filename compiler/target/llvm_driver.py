@@ -207,9 +207,9 @@ class _RunEmitter:
 
     def contract(self, step: Contract) -> None:
         """Write the call of a contraction."""
+        name = contract_function(self.module, step.out.buffer.dtype)
         sizes = (*step.out.dims, step.left.dims[2], *step.out.strides, *step.left.strides,
                  *step.right.strides)
-        name = contract_function(self.module, step.out.buffer.dtype, sizes)
         pointers = ", ".join(f"ptr {self.window(view)}"
                              for view in (step.out, step.left, step.right))
         passed = ", ".join(f"i64 {self.writer.dim(size)}" for size in sizes)
