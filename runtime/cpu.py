@@ -57,5 +57,5 @@ def _external(name: str) -> int:
         return cpu_threads.library()[name]
     if name == "tx_poll":
         return cpu_poll.library()[name]
-    blas.set_num_threads(cpu_threads.get_num_threads())
+    blas.set_num_threads(1)  # called from our own threads
     return blas.address(name)

@@ -444,7 +444,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Set how many threads a parallel loop uses, the calling one included; BLAS too.
+    """Set how many threads a parallel loop uses, the calling one included.
 
     Parameters
     ----------
@@ -460,7 +460,6 @@ def set_num_threads(threads: int) -> None:
             _wanted[:] = [threads]
             if _loaded:
                 _VOID(_loaded[0]["tx_pool_forget"])()
-        blas.set_num_threads(threads)
 
 
 def _default_threads() -> int:
