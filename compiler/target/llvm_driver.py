@@ -16,7 +16,7 @@ from ..loop.walk import statements
 from ..program import Contract, Copy, For, Kernel, Program, Step, View
 from .llvm_contract import (
     Epilogue, blocking, contract_symbols, contract_work, emit_contract, task_count)
-from .llvm_kernel import KernelCode, emit_kernel, nest_work, parallel_loop
+from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_kernel, nest_work, parallel_loop
 from .llvm_scalar import memory_type
 from .llvm_writer import FunctionWriter, Module, Value
 
@@ -31,10 +31,6 @@ LONG_WORK = 1 << 24
 
 LARGEST = 1 << 62
 """Sizes above this are refused."""
-
-DRIVER_ATTRIBUTES = "nounwind noinline optnone"
-"""The functions that walk the steps are straight-line calls: optimising them gains nothing at run
-time, and LLVM takes time quadratic in the number of steps over it."""
 
 _DISPATCH = f"""
 declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)

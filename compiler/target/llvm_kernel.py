@@ -24,6 +24,10 @@ from ..program import row_major_strides
 from .llvm_scalar import EMITTERS, combine, constant, llvm_type, memory_type
 from .llvm_writer import FunctionWriter, Module
 
+DRIVER_ATTRIBUTES = "nounwind noinline optnone"
+"""Of functions that mostly call others: optimising them gains nothing at run time, and LLVM takes
+time quadratic in the number of calls over it."""
+
 UNROLL_LIMIT = 16
 """An ``unroll`` loop of more iterations stays a loop, which LLVM may still unroll."""
 
