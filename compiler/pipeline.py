@@ -422,8 +422,8 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
 def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> str:
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
-        "program": text, "optimize": options.optimize, "blas": str(options.has_blas), "sources": _sources_digest(),
-        "target": _target_description(),
+        "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
+        "sources": _sources_digest(), "target": _target_description(),
     }
     digest = hashlib.sha256()
     for label, part in parts.items():

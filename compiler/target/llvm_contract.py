@@ -52,8 +52,8 @@ FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
 BLAS_LEAST, BLAS_BLOCK = 384, 512
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many rows
-and columns (measured: 5 to 10 % faster at 512 and above, as much slower at 256 and below)."""
+"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many
+rows and columns (measured: 5 to 10 % faster at 512 and above, as much slower below 256)."""
 
 
 @dataclass(frozen=True, slots=True)

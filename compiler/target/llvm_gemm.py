@@ -5,11 +5,11 @@ while it walks the inner axis::
 
     C[0:rows, 0:vectors*lanes] (+)= sum_k A[0:rows, k] B[k, 0:vectors*lanes]
 
-Elements of A are broadcast from memory, at any row and inner stride, so that a transposed or a packed
-operand is only other strides.  Rows of B are loaded as vectors: from where B lies, or from a
-*panel*, a copy of ``vectors*lanes`` columns whose rows follow each other (one stream of cache
-lines, instead of a line of each row).  The first tile of a column of tiles copies the panel while
-it works, which costs next to nothing: its stores wait for no arithmetic unit.
+Elements of A are broadcast from memory, at any row and inner stride, so that a transposed operand
+is only other strides.  Rows of B are loaded as vectors: from where B lies, or from a *panel*, a
+copy of ``vectors*lanes`` columns whose rows follow each other (one stream of cache lines, instead
+of a line of each row).  The first tile of a column of tiles copies the panel while it works, which
+costs next to nothing: its stores wait for no arithmetic unit.
 
 Each micro-kernel is a function of its own, shared by all products of a module; constants that all
 its calls agree on are propagated into it by LLVM.
@@ -246,8 +246,8 @@ def packing(module: Module, dtype: str, lanes: int) -> str:
         return emit(f"getelementptr inbounds {kind}, ptr {base}, i64 {offset}")
 
     last = emit("sub nsw i64 %columns, 1")
-    heads = [at("%from", emit(f"mul nsw i64 %column, {emit(f'call i64 {smin}(i64 {last}, i64 {j})')}"))
-             for j in range(lanes)]
+    numbers = [emit(f"call i64 {smin}(i64 {last}, i64 {j})") for j in range(lanes)]
+    heads = [at("%from", emit(f"mul nsw i64 %column, {number}")) for number in numbers]
     adjacent = emit("icmp eq i64 %step, 1")
     blocks = emit(f"select i1 {adjacent}, i64 {emit(f'udiv i64 %k, {lanes}')}, i64 0")
 
