@@ -19,6 +19,7 @@ from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_machine import Machine, probe
 from .llvm_writer import Module
 
 
@@ -32,6 +33,8 @@ class LlvmOptions:
         LLVM's name of the processor; the host when empty.
     features : str
         LLVM's feature string; the host's when ``cpu`` is empty.
+    triple : str
+        LLVM's name of the platform; this process's when empty.
     speed_level : int
         0 to 3, as a C compiler's ``-O``.
     keep_text : bool
@@ -40,6 +43,7 @@ class LlvmOptions:
 
     cpu: str = ""
     features: str = ""
+    triple: str = ""
     speed_level: int = 3
     keep_text: bool = False
 
@@ -64,7 +68,8 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     InternalError
         If the program is ill-formed.
     """
-    text = module_text(program)
+    machine = vector_unit(options.cpu, options.features, options.triple)
+    text = module_text(program, machine)
     code, notes = compile_module(text, options)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
@@ -91,9 +96,9 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     )
 
 
-def module_text(program: Program) -> str:
-    """Return the LLVM IR of a program, before optimisation."""
-    module = Module()
+def module_text(program: Program, machine: Machine = Machine()) -> str:
+    """Return the LLVM IR of a program for a kind of processor, before optimisation."""
+    module = Module(machine)
     emit_run(module, program)
     emit_plan(module, program)
     return module.text()
@@ -107,7 +112,7 @@ def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, st
     InternalError
         If LLVM rejects the IR.
     """
-    machine = _target_machine(options.cpu, options.features, options.speed_level)
+    machine = _target_machine(options.cpu, options.features, options.triple, options.speed_level)
     try:
         module = llvm.parse_assembly(text)
         module.verify()
@@ -135,14 +140,24 @@ def describe_host() -> str:
 
 
 @cache
-def _target_machine(cpu: str, features: str, speed_level: int) -> llvm.TargetMachine:
+def vector_unit(cpu: str, features: str, triple: str) -> Machine:
+    """Return the vector unit of a processor; the host's when ``cpu`` is empty."""
+    return probe(_target_machine(cpu, features, triple, 1))
+
+
+@cache
+def _target_machine(cpu: str, features: str, triple: str, speed_level: int) -> llvm.TargetMachine:
     """Return LLVM's code generator for a processor; the host when ``cpu`` is empty."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+    if triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
     if not cpu:
         cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     # Position-independent code calls imported functions through stubs, however far they are.
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+    return llvm.Target.from_triple(triple or llvm.get_process_triple()).create_target_machine(
         cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
 
 

@@ -13,12 +13,10 @@ from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import Contract, Copy, For, Kernel, Program, Step, View
 from .llvm_contract import contract_function
-from .llvm_kernel import KernelCode, emit_kernel, nest_work, parallel_loop
+from .llvm_kernel import (
+    FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, nest_work, parallel_loop)
 from .llvm_scalar import memory_type
 from .llvm_writer import FunctionWriter, Module, Value
-
-PARALLEL_WORK = 32_768
-"""Scalar operations from which on a kernel is cut over threads: some ten microseconds."""
 
 CHUNK_WORK = 16_384
 """Scalar operations of a chunk: large beside the cost of handing it to a thread."""
@@ -57,9 +55,6 @@ serial:
 }}"""
 """Runs a task on all of its range: cut into chunks of a multiple of ``unit`` when it is large.  The
 result is not 0 when the user interrupted the call, and the task is not complete."""
-
-FLAT_UNIT = 64
-"""Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
 
 
 def ordered_symbols(program: Program) -> tuple[Symbol, ...]:
@@ -186,9 +181,6 @@ class _RunEmitter:
             return
         extent = writer.dim(parallel_loop(step.nest).extent)
         work = nest_work(step.nest)
-        if isinstance(work, int) and work <= PARALLEL_WORK:
-            writer.run(f"call void @{code.name}({passed}, i64 0, i64 {extent})")
-            return
         self.module.declare("llvm.smax.i64", "i64", "i64", "i64")
         self.module.declarations["tx.dispatch"] = _DISPATCH
         self.frame_words = max(self.frame_words, len(words))
