@@ -20,7 +20,7 @@ from ..loop.ir import (
 )
 from ..loop.math import FUNCTIONS
 from ..loop.walk import postorder
-from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, vector_of
+from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, memory_type, vector_of
 from .llvm_values import Values, call
 from .llvm_vector_memory import (
     Mask, VectorMemory, gathered, leading, numbered, shuffle, splat, up_to)
@@ -154,7 +154,7 @@ class _VectorLoop:
             return
         is_whole = multiple % plan.lanes == 0
         if plan.single_body:
-            self.repeated(begin, end, 1, not is_whole)
+            self.repeated(begin, end, plan.copies, True)
             return
         count = writer.emit(f"sub nsw i64 {end}, {begin}")
         rest = writer.emit(f"urem i64 {count}, {step}")
@@ -168,7 +168,9 @@ class _VectorLoop:
             masks: list[Mask | None] = [None] * copies
             if is_masked:
                 index = self.writer.symbols[self.loop.index].text
-                masks = [up_to(self.writer, self.lanes, index, end)]
+                left = self.writer.emit(f"sub nsw i64 {end}, {index}")
+                masks = [up_to(self.writer, self.lanes, left, copy * self.lanes)
+                         for copy in range(copies)]
             self.group(masks)
 
         self.writer.loop(self.loop.index, begin, end, body, step=self.lanes * copies)
@@ -428,6 +430,8 @@ class _VectorLoop:
             places = self.places(load.buffer, offset)
             return [self.memory.load(load.dtype, place, mask)
                     for place, mask in zip(places, self.masks)]
+        if step == 2 and all(mask is None for mask in self.masks):
+            return [self.every_other(load, offset, copy) for copy in range(len(self.masks))]
         if step == -1 and all(mask is None for mask in self.masks):
             return [self.reversed(load, offset, copy) for copy in range(len(self.masks))]
         return [self.memory.gather(load.dtype, self.lane_address(load.buffer, offset, copy), mask)
@@ -440,30 +444,53 @@ class _VectorLoop:
         return shuffle(self.writer, llvm_type(load.dtype), value, "poison", self.lanes,
                        range(self.lanes - 1, -1, -1))
 
+    def every_other(self, load: Load, offset: DimLike, copy: int) -> str:
+        """Write the load of every second element, from two vectors that end with the last one."""
+        lanes = self.lanes
+        ends = [self.values.address_at(load.buffer, self.lane(offset, copy, 0))]
+        size = memory_type(load.dtype)
+        ends.append(self.writer.emit(
+            f"getelementptr inbounds {size}, ptr {ends[0]}, i64 {lanes - 1}"))
+        low, high = (self.memory.load(load.dtype, place, None) for place in ends)
+        chosen = [2 * lane if 2 * lane < lanes else 2 * lane + 1 for lane in range(lanes)]
+        return shuffle(self.writer, llvm_type(load.dtype), low, high, lanes, chosen)
+
     def store(self, buffer: Buffer, position: tuple[DimLike, ...], value: Bundle) -> None:
         """Write a store; where all iterations meet in one element, the last one wins."""
         offset = self.values.offset(buffer, position)
         step = self.slope(offset)
         if step == 0:
-            if not isinstance(value, str):
-                value = self.memory.last(buffer.dtype, value[-1], self.masks[-1])
-            self.values.store(buffer, position, value)
+            self.store_last(buffer, position, value)
             return
         if isinstance(value, str):
             kind = llvm_type(buffer.dtype)
             value = [splat(self.writer, kind, value, self.lanes)] * len(self.masks)
-        places = self.places(buffer, offset) if step == 1 else []
+        if step == 1:
+            self.memory.store(buffer.dtype, self.places(buffer, offset), value, self.masks)
+            return
         for copy, (vector, mask) in enumerate(zip(value, self.masks)):
-            if places:
-                self.memory.store(buffer.dtype, places[copy], vector, mask)
+            self.memory.scatter(
+                buffer.dtype, self.lane_address(buffer, offset, copy), vector, mask)
+
+    def store_last(self, buffer: Buffer, position: tuple[DimLike, ...], value: Bundle) -> None:
+        """Write the store of the last iteration's value."""
+        if isinstance(value, str):
+            self.values.store(buffer, position, value)
+            return
+        for vector, mask in zip(value, self.masks):
+            def write(vector: str = vector, mask: Mask | None = mask) -> None:
+                last = self.memory.last(buffer.dtype, vector, mask)
+                self.values.store(buffer, position, last)
+
+            if mask is None or mask.some is None:
+                write()
             else:
-                self.memory.scatter(
-                    buffer.dtype, self.lane_address(buffer, offset, copy), vector, mask)
+                self.writer.branch_if(mask.some, write)
 
     def places(self, buffer: Buffer, offset: DimLike) -> list[str]:
         """Write the addresses of consecutive vectors."""
         first = self.values.address_at(buffer, offset)
-        size = llvm_type("int8" if buffer.dtype == "bool" else buffer.dtype)
+        size = memory_type(buffer.dtype)
         return [first] + [
             self.writer.emit(f"getelementptr inbounds {size}, ptr {first}, i64 {copy * self.lanes}")
             for copy in range(1, len(self.masks))]

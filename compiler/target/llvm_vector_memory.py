@@ -24,15 +24,18 @@ class Mask:
     count : int or None
         How many leading lanes are active, if that is known and they are all.
     remaining : str or None
-        The same as an i64 operand, which may exceed the lanes.
+        The same as an i64 operand, which may be negative or exceed the lanes.
     full : str or None
         With ``remaining``: the i1 operand that tells whether all lanes are active.
+    some : str or None
+        With ``remaining``: whether any lane is active; None if one is.
     """
 
     text: str
     count: int | None = None
     remaining: str | None = None
     full: str | None = None
+    some: str | None = None
 
 
 def leading(lanes: int, count: int) -> Mask:
@@ -41,16 +44,30 @@ def leading(lanes: int, count: int) -> Mask:
     return Mask(f"<{bits}>", count)
 
 
-def up_to(writer: FunctionWriter, lanes: int, index: str, end: str) -> Mask:
-    """Write the mask of the lanes whose index, from ``index`` on, is below ``end``."""
-    remaining = writer.emit(f"sub nsw i64 {end}, {index}")
+def up_to(writer: FunctionWriter, lanes: int, left: str, skipped: int) -> Mask:
+    """Write the mask of a vector of which few iterations may be left.
+
+    Parameters
+    ----------
+    left : str
+        Operand: the iterations left from the first vector of the group on, at least 1.
+    skipped : int
+        Iterations of the group before this vector.
+    """
+    remaining = writer.emit(f"sub nsw i64 {left}, {skipped}") if skipped else left
     full = writer.emit(f"icmp sge i64 {remaining}, {lanes}")
-    function = writer.module.declare("llvm.smin.i64", "i64", "i64", "i64")
-    least = writer.emit(f"call i64 {function}(i64 {remaining}, i64 {lanes})")
+    some = writer.emit(f"icmp sgt i64 {remaining}, 0") if skipped else None
+    least = bounded(writer, remaining, lanes)
     kind = vector_of("i32", lanes)
     limit = splat(writer, "i32", writer.emit(f"trunc i64 {least} to i32"), lanes)
     text = writer.emit(f"icmp slt {kind} {numbered('i32', range(lanes))}, {limit}")
-    return Mask(text, remaining=remaining, full=full)
+    return Mask(text, remaining=remaining, full=full, some=some)
+
+
+def bounded(writer: FunctionWriter, count: str, most: int) -> str:
+    """Write the smaller of an i64 and a number."""
+    function = writer.module.declare("llvm.smin.i64", "i64", "i64", "i64")
+    return writer.emit(f"call i64 {function}(i64 {count}, i64 {most})")
 
 
 def numbered(kind: str, numbers: Sequence[int]) -> str:
@@ -114,35 +131,39 @@ class VectorMemory:
                                 f"{self._flags} {mask.text}, {kind} zeroinitializer)")
         return self._in_registers(dtype, value)
 
-    def store(self, dtype: str, address: str, value: str, mask: Mask | None) -> None:
-        """Write the store of consecutive elements."""
+    def store(self, dtype: str, addresses: Sequence[str], values: Sequence[str],
+              masks: Sequence[Mask | None]) -> None:
+        """Write the stores of vectors of consecutive elements, those of one group."""
+        values = [self._in_memory(dtype, value) for value in values]
+
+        def write(are_whole: bool) -> None:
+            for address, value, mask in zip(addresses, values, masks):
+                self._store(dtype, address, value, None if are_whole else mask)
+
+        last = masks[-1]
+        if last is None or last.full is None:
+            write(False)
+        else:
+            # A branch that goes one way but for the last time costs less than masked stores.  One
+            # for all: LLVM moves what only a later block uses there, one vector after the other.
+            self.writer.branch(last.full, lambda: write(True), lambda: write(False))
+
+    def _store(self, dtype: str, address: str, value: str, mask: Mask | None) -> None:
         writer, size, one = self.writer, SIZES[dtype], memory_type(dtype)
         kind = vector_of(one, self.lanes)
-        value = self._in_memory(dtype, value)
-
-        def whole() -> None:
-            writer.run(f"store {kind} {value}, ptr {address}, align {size}")
-
-        def part() -> None:
-            if size in writer.module.machine.masked_sizes or mask.full is None:
-                function = self._intrinsic("store", dtype, "void", kind, "ptr", "i32", self._flags)
-                writer.run(f"call void {function}({kind} {value}, ptr {address}, i32 {size}, "
-                           f"{self._flags} {mask.text})")
-            else:
-                buffer = self._buffer(kind)
-                writer.run(f"store {kind} {value}, ptr {buffer}, align {size}")
-                self._copy(address, buffer, size, mask)
-
         if mask is None:
-            whole()
+            writer.run(f"store {kind} {value}, ptr {address}, align {size}")
         elif mask.count is not None:
             first = shuffle(writer, one, value, "poison", self.lanes, range(mask.count))
             writer.run(f"store <{mask.count} x {one}> {first}, ptr {address}, align {size}")
-        elif mask.full is not None:
-            # A branch that goes one way but for the last time costs less than a masked store.
-            writer.branch(mask.full, whole, part)
+        elif mask.full is None or size in writer.module.machine.masked_sizes:
+            function = self._intrinsic("store", dtype, "void", kind, "ptr", "i32", self._flags)
+            writer.run(f"call void {function}({kind} {value}, ptr {address}, i32 {size}, "
+                       f"{self._flags} {mask.text})")
         else:
-            part()
+            buffer = self._buffer(kind)
+            writer.run(f"store {kind} {value}, ptr {buffer}, align {size}")
+            self._copy(address, buffer, size, mask)
 
     def gather(self, dtype: str, addresses: Callable[[int], str], mask: Mask | None) -> str:
         """Write the load of elements anywhere; ``addresses`` gives a lane's."""
@@ -187,9 +208,7 @@ class VectorMemory:
         if mask is not None and mask.count is not None:
             lane = str(mask.count - 1)
         elif mask is not None:
-            function = writer.module.declare("llvm.smin.i64", "i64", "i64", "i64")
-            least = writer.emit(f"call i64 {function}(i64 {mask.remaining}, i64 {self.lanes})")
-            lane = writer.emit(f"sub i64 {least}, 1")
+            lane = writer.emit(f"sub i64 {bounded(writer, mask.remaining, self.lanes)}, 1")
         return writer.emit(f"extractelement {llvm_type(dtype, self.lanes)} {value}, i64 {lane}")
 
     @property
@@ -229,7 +248,11 @@ class VectorMemory:
 
     def _copy(self, target: str, source: str, size: int, mask: Mask) -> None:
         """Write the copy of the active elements."""
-        count = self.writer.emit(f"mul nuw nsw i64 {mask.remaining}, {size}")
+        count = mask.remaining
+        if mask.some is not None:
+            function = self.writer.module.declare("llvm.smax.i64", "i64", "i64", "i64")
+            count = self.writer.emit(f"call i64 {function}(i64 {count}, i64 0)")
+        count = self.writer.emit(f"mul nuw nsw i64 {count}, {size}")
         memcpy = self.writer.module.declare(
             "llvm.memcpy.p0.p0.i64", "void", "ptr", "ptr", "i64", "i1")
         self.writer.run(f"call void {memcpy}(ptr {target}, ptr {source}, i64 {count}, i1 false)")

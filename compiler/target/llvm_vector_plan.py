@@ -17,27 +17,22 @@ from ..loop.math import FUNCTIONS
 from ..loop.walk import operands, postorder, target_access
 from .llvm_values import Values
 
-INTERLEAVE = ((300.0, 1), (150.0, 2), (30.0, 4), (10.0, 2))
-"""``(least cost of a body, vectors computed side by side)``, the first that fits.
+INTERLEAVE, LONG_INTERLEAVE = 4, 2
+"""Vectors computed side by side.  An iteration is one chain of latencies (a polynomial; additions
+to one accumulator), so that several run 1.1 to 2.6 times faster than one; more than four gain
+little.  In a long body two, which bounds the length of the code."""
 
-A transcendental function is one long chain of latencies: several vectors side by side run 1.4 to
-1.8 times faster, until the body is so long that registers and compile time run out."""
+LONG_BODY = 300.0
+"""Cost of an iteration from which on a body is long, unless it calls its functions."""
 
-CHEAP_INTERLEAVE = 2
-"""For cheaper bodies: enough to hide the loop's own instructions."""
+MASKED_BODY = 150.0
+"""Cost from which on one body with masks serves all iterations: masks cost little beside it, and
+another body for the last vectors would cost the time to compile it."""
 
-REDUCTION_INTERLEAVE = 4
-"""For a cheap body that accumulates: additions that wait for each other take four cycles each."""
-
-SINGLE_BODY_COST = 60.0
-"""Body of one vector at a time from which on the last iterations, with a mask, are not written
-apart: the mask costs little beside it."""
-
-STRAIGHT_VECTORS = 4
-"""A loop of at most so many vectors in total is written without a loop."""
-
-INLINED_COST = 400.0
-"""Of one iteration: dearer bodies call their scalar functions, which makes code short."""
+INLINED_CALLS = 1
+"""Scalar functions that are inlined into a loop.  Where there are more they are called, on all
+vectors side by side: that runs as fast (up to 1.1 times faster; the loop needs fewer registers),
+and the code for a function is made once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +96,22 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int) -> Ve
     if lanes < 2:
         return None
     calls = sum(node.name in FUNCTIONS for node in analysis.scalars)
-    copies = _copies(loop.extent, lanes, cost, bool(analysis.accumulated))
+    wanted = LONG_INTERLEAVE if cost >= LONG_BODY and calls <= INLINED_CALLS else INTERLEAVE
     return VectorPlan(
-        lanes, copies, copies == 1 and cost >= SINGLE_BODY_COST,
-        not calls or cost <= INLINED_COST, frozenset(analysis.varying),
+        lanes, _copies(loop.extent, lanes, wanted), cost >= MASKED_BODY,
+        calls <= INLINED_CALLS, frozenset(analysis.varying),
         frozenset(analysis.symbols), tuple(analysis.hoisted), analysis.accumulated)
 
 
-def _copies(extent: DimLike, lanes: int, cost: float, accumulates: bool) -> int:
-    """Return the number of vectors side by side."""
-    cheap = REDUCTION_INTERLEAVE if accumulates else CHEAP_INTERLEAVE
-    wanted = next((count for least, count in INTERLEAVE if cost >= least), cheap)
+def _copies(extent: DimLike, lanes: int, wanted: int) -> int:
+    """Return the number of vectors side by side, about as many as are wanted."""
     if not isinstance(extent, int):
         return wanted
     vectors = -(-extent // lanes)
-    if vectors <= max(wanted, STRAIGHT_VECTORS if cost < SINGLE_BODY_COST else 1):
+    if vectors <= wanted:
         return vectors
     # Of two about equal numbers, that which leaves less after the loop makes shorter code.
-    nearby = [count for count in (wanted, wanted + 1, wanted - 1) if count >= min(2, wanted)]
+    nearby = (wanted, wanted + 1, wanted - 1) if wanted > 2 else (wanted, wanted + 1)
     return min(nearby, key=lambda count: vectors % count)
 
 
