@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, prod, symbols_of
 from ..dtypes import SIZES
+from ..loop.text import Signature
 from ..program import Contract
 from .llvm_blas import blas_call, fits_blas
 from .llvm_gemm import Source, Tile, fetching, micro_kernel, packing
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
+from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module
-from .machine import Machine
 
 PANEL_BYTES = 16 << 10
 """Of a panel of B: half of a first-level cache."""
@@ -66,13 +67,13 @@ class Epilogue:
         Its parallel loop runs over rows, or over elements of rows when it is flat.
     unit : dim
         Iterations of that loop for one row of C.
-    symbols : tuple of Symbol
-        Its size parameters.
+    signature : Signature
+        What its parameters stand for.
     """
 
     code: KernelCode
     unit: DimLike
-    symbols: tuple[Symbol, ...]
+    signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol,
              step.right.strides)
     own = [symbol for dims in sizes for size in dims
            for symbol in sorted(symbols_of(size), key=lambda s: s.key)]
-    return tuple(dict.fromkeys([*own, *(epilogue.symbols if epilogue is not None else ())]))
+    return tuple(dict.fromkeys([*own, *(epilogue.signature.symbols if epilogue is not None else ())]))
 
 
 def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
@@ -410,7 +411,7 @@ class _ContractWriter:
         """Write the call of the epilogue on finished rows."""
         epilogue, writer = self.epilogue, self.writer
         passed = ["ptr %status", *(f"ptr %e{k}" for k in range(len(epilogue.code.roots))),
-                  *(f"i64 {writer.symbols[s].text}" for s in epilogue.symbols),
+                  *(f"i64 {writer.symbols[s].text}" for s in epilogue.signature.symbols),
                   f"i64 {writer.dim(top * epilogue.unit)}",
                   f"i64 {writer.dim(bottom * epilogue.unit)}"]
         writer.run(f"call void @{epilogue.code.name}({', '.join(passed)})")
