@@ -270,27 +270,21 @@ def tanh(x: Value) -> Value:
     return quotient.op("copysign", x)
 
 
-EXP_SHIFT = 64
-"""``exp_of_negative`` gives e**x times 2 to this."""
-
-
 def exp_of_negative(x: Value) -> Value:
-    """Return ``exp(-|x|) * 2**EXP_SHIFT``, which is never denormal."""
+    """Return ``exp(-|x|)``: scaled, then made denormal with one rounding where it is."""
     bound = {"float32": 104.0, "float64": 746.0}[x.dtype]
-    return exp_scaled(-at_most(abs(x), bound), EXP_SHIFT)
+    return exp_scaled(-at_most(abs(x), bound), 64) * 0.5 ** 64
 
 
 def sigmoid(x: Value) -> Value:
     """Return 1 / (1 + e**-x)."""
-    e, one = exp_of_negative(x), 2.0 ** EXP_SHIFT
-    bottom = e + one
-    quotient = select(x < 0.0, e, one) / bottom
+    e = exp_of_negative(x)
+    bottom = 1.0 + e
+    quotient = select(x < 0.0, e, 1.0) / bottom
     # What the sum lost, over the divisor, which is near one where the loss counts.
-    lost = (e - (bottom - one)) * (1.0 / one)
-    return fma(-quotient, lost, quotient)
+    return fma(-quotient, e - (bottom - 1.0), quotient)
 
 
 def softplus(x: Value) -> Value:
     """Return log(1 + e**x)."""
-    e = exp_of_negative(x) * 0.5 ** EXP_SHIFT
-    return select(x > 0.0, x, 0.0) + log1p_of_fraction(e)
+    return select(x > 0.0, x, 0.0) + log1p_of_fraction(exp_of_negative(x))
