@@ -14,9 +14,9 @@ from tetractys.compiler.dims import Symbol, as_dim
 from tetractys.compiler.loop.exponential import exp_of_negative
 from tetractys.compiler.loop.ir import Buffer, Const, Expr, For, Load, Local, Nest, Scalar, Store
 from tetractys.compiler.loop.math import (
-    ACCURACY, FUNCTIONS, ExprCache, normal_from_uniform, philox4x32, uniform_from_bits,
+    ACCURACY, FUNCTIONS, ExprCache, call, normal_from_uniform, philox4x32, uniform_from_bits,
 )
-from tetractys.compiler.loop.scalar import const, evaluate
+from tetractys.compiler.loop.scalar import apply, const, evaluate
 from tetractys.compiler.loop.value import Value
 from tetractys.compiler.program import Kernel, Program
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
@@ -104,6 +104,8 @@ def samples(name, dtype, count, rng):
              rng.normal(size=count) * 10.0 ** rng.uniform(-3, 3, count)]
     if name == "erfc":
         parts.append(rng.uniform(0, 10.1 if dtype == "float32" else 27.3, count))
+    if name == "softplus":  # Where the terms of log(1 + e**-x) cancel most.
+        parts.append(rng.uniform(0, 0.02, 6 * count))
     if name in ("sin", "cos", "tan"):
         parts += [np.round(10.0 ** rng.uniform(0, 15, count)) * (math.pi / 2),
                   10.0 ** rng.uniform(0, math.log10(float(info.max)), count)]
@@ -325,6 +327,30 @@ def test_one_cache_shares_common_parts(dtype):
     assert exponential >= 15
     assert len(together) == len(apart[0]) + len(apart[1]) - exponential
     assert FUNCTIONS["erf"](x, cache=shared) is FUNCTIONS["erf"](x, cache=shared)
+
+
+@each_float
+def test_separate_calls_of_one_argument_compute_one_exponential(dtype):
+    def powers_of_two(*builders):
+        ir = compiled(lambda x: tuple(build(x) for build in builders), dtype)[1]
+        return len(re.findall(r"= shl [a-z ]*<\d+ x i\d+> .*splat \(i\d+ (?:23|52)\)", ir))
+
+    def sigmoid(x):
+        return call("sigmoid", x)
+
+    def reflected(x):
+        return call("sigmoid", apply("neg", x))
+
+    def softplus(x):
+        return call("softplus", x)
+
+    def other(x):
+        return call("sigmoid", apply("add", x, x))
+
+    alone = powers_of_two(sigmoid)
+    assert alone > 0
+    assert powers_of_two(sigmoid, reflected, softplus) == alone
+    assert powers_of_two(sigmoid, other) == 2 * alone
 
 
 def test_a_cache_tells_zeros_and_dtypes_apart():
