@@ -280,6 +280,11 @@ def cost_of(node: Apply) -> float:
     return lower.cost if isinstance(lower, ScalarLowering) else 1.0
 
 
+def reductions_of(cluster: Cluster) -> list[Apply]:
+    """Return the reductions of a cluster."""
+    return [node for node in cluster.members if isinstance(node.op.lower, ReduceLowering)]
+
+
 def _space_of(node: Apply) -> tuple[tuple[DimLike, ...], tuple[int, int] | None]:
     if not isinstance(node.op.lower, ReduceLowering):
         return node.outputs[0].type.dims, None
