@@ -92,3 +92,47 @@ def test_rows_of_a_column_sum_are_added_side_by_side():
     assert isinstance(rows, For) and rows.extent == 2
     inner, = rows.body
     assert inner.extent == 5 and len(inner.body) == lower_column.JAM
+
+
+def normalised(x, axis):
+    """Return a batch (axis 0) or layer (axis 1) normalisation."""
+    centred = x - x.mean(axis=axis, keepdims=True)
+    return centred / T.sqrt((centred ** 2).mean(axis=axis, keepdims=True) + 1e-5)
+
+
+LARGE = (260, 256)
+"""More elements than ``IN_CACHE``."""
+
+
+def test_batch_norm_reads_its_input_three_times_and_stores_its_result_only():
+    x, scale, shift = T.fmatrix("x"), T.fvector("scale"), T.fvector("shift")
+    array = uniform(*LARGE, dtype="float32")
+    f, result = compiled([x, scale, shift], normalised(x, 0) * scale + shift, array,
+                         uniform(256, dtype="float32"), uniform(256, dtype="float32"))
+    assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 3
+    assert not any(buffer.dims == LARGE for buffer in f.variants[0].stages.program.offsets)
+    want = (array - array.mean(0)) / np.sqrt(array.var(0) + 1e-5)
+    np.testing.assert_allclose(
+        result, want * uniform(256, dtype="float32") + uniform(256, dtype="float32"),
+        rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gradients_of_normalisations_store_nothing_of_the_size_of_their_input(axis):
+    x, g, scale = T.dmatrix("x"), T.dmatrix("g"), T.dvector("scale")
+    cost = (normalised(x, axis) * scale * g).sum()
+    arrays = uniform(*LARGE), np.cos(3 * uniform(*LARGE)), uniform(256)
+    f, _ = compiled([x, g, scale], tx.grad(cost, [x, scale]), *arrays)
+    assert not any(buffer.dims == LARGE for buffer in f.variants[0].stages.program.offsets)
+    found = debug.bisect(f, *(array[:32] if array.ndim == 2 else array for array in arrays))
+    assert found.level is None, found
+
+
+@pytest.mark.parametrize("function, shape, is_stored", [
+    (T.exp, LARGE, True), (T.sqrt, LARGE, False), (T.sqrt, (6, 5), True), (T.sqr, (6, 5), False)])
+def test_dear_values_and_values_of_small_arrays_are_stored_for_a_later_kernel(
+        function, shape, is_stored):
+    x = T.fmatrix("x")
+    y = function(x)
+    f, _ = compiled([x], [y - y.mean(axis=0)], abs(uniform(*shape, dtype="float32")))
+    assert any(b.dims == shape for b in f.variants[0].stages.program.offsets) == is_stored
