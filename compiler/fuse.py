@@ -58,6 +58,11 @@ MAX_SOURCES = 2
 moves as much as to read three."""
 
 
+DEAR = 10.0
+"""Cost of a transcendental function.  One element at a time it takes 20 ns and more, ten times as
+long as in a vector: far longer than to store and load what it needs."""
+
+
 @dataclass(eq=False, slots=True)
 class Cluster:
     """Operations that will share a kernel; see the module's documentation."""
@@ -252,7 +257,32 @@ class _Fuser:
             cluster.members = [by_id[k] for k in sorted(located[cluster], key=position.__getitem__)]
         order = sorted((c for c in self.clusters if c.members),
                        key=lambda c: (c.is_update, c.depth, c.serial))
+        if self.enabled:
+            order = [part for cluster in order for part in self._split(cluster, stored)]
         return Plan(order, stored)
+
+    def _split(self, cluster: Cluster, stored: set[int]) -> list[Cluster]:
+        """Take dear operations that happen once a row, after all passes over it, out of a cluster:
+        in a loop of their own over the rows they vectorise."""
+        outer = {id(node): node for node in cluster.members
+                 if is_outer(node, cluster) and not isinstance(node.op.lower, ReduceLowering)}
+        needed: set[int] = set()
+        for node in reversed(cluster.members):
+            if id(node) not in outer or id(node) in needed:
+                needed.update(id(read.variable.owner) for read in self.reads[id(node)])
+        late = [node for node in outer.values() if id(node) not in needed]
+        dims = {node.outputs[0].type.dims for node in late}
+        if len(dims) != 1 or max(map(cost_of, late)) < DEAR:
+            return [cluster]
+        inside = {id(node) for node in late}
+        rest = {id(node): node for node in cluster.members if id(node) not in inside}
+        crossing = [rest[id(read.variable.owner)] for node in late for read in self.reads[id(node)]
+                    if id(read.variable.owner) in rest]
+        if not all(is_outer(node, cluster) for node in crossing):
+            return [cluster]
+        stored.update(id(node.outputs[0]) for node in crossing)
+        cluster.members = list(rest.values())
+        return [cluster, Cluster(cluster.depth, *dims, cluster.serial, members=late)]
 
     def _chain(self, node: Apply, chains: dict[int, _Chain]) -> _Chain:
         """Return what it takes to compute an element of a node again, from chains before it."""

@@ -5,17 +5,18 @@ The nests are written by a :class:`~.nest_builder.NestBuilder`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .access import Position, behind_views, index_of_rank
-from .dims import floordiv, minimum, symbols_of
+from .dims import DimLike, floordiv, minimum, symbols_of
 from .fuse import Cluster, cost_of, is_outer, reductions_of
 from .graph import Apply, Variable
 from .loop import scalar
 from .loop.ir import Accumulate, Buffer, Load, Local
 from .lower_column import lower_column
-from .nest_builder import NestBuilder, is_stored, normal
+from .nest_builder import NestBuilder, is_stored, kernel_name, normal
 from .ops.op import ReduceLowering, Region
 from .program import Kernel
 
@@ -36,35 +37,60 @@ def lower_cluster(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> 
     return write(cluster, memory, uses)
 
 
-def kernel_name(nodes: Iterable[Apply]) -> str:
-    """Return a readable name made of the operations a kernel computes."""
-    names = list(dict.fromkeys(node.op.name.rstrip("_") for node in nodes))
-    return "_".join(names[:3] + ["etc"] * (len(names) > 4) + names[3:][-1:])
-
-
 def _builder(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> NestBuilder:
     inside = {id(node) for node in cluster.members}
     return NestBuilder(kernel_name(cluster.members), memory, inside, uses)
 
 
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """A part of the first axis of a cluster's space."""
+
+    start: DimLike
+    count: DimLike
+
+    def of(self, space: Position) -> Position:
+        """Return the extents of loops over the part."""
+        return (self.count, *space[1:])
+
+    def at(self, index: Position) -> Position:
+        """Return the index in the whole space for one of the part."""
+        return (index[0] + self.start, *index[1:])
+
+
 def _pointwise(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:
     build = _builder(cluster, memory, uses)
-    index = build.open(cluster.space)
-    for node in cluster.members:
-        if is_stored(node, memory):
-            build.store(node.outputs[0], index)
-    build.close(outermost="parallel", innermost="vector")
-    build.flush()
+    pointwise_rows(build, cluster, memory, None)
     return [build.kernel()]
 
 
+def pointwise_rows(build: NestBuilder, cluster: Cluster, memory: Memory,
+                   part: RowRange | None) -> None:
+    """Write a pointwise cluster: all of it, in parallel, or a part of its rows."""
+    index = build.open(cluster.space) if part is None \
+        else part.at(build.open(part.of(cluster.space)))
+    for node in cluster.members:
+        if is_stored(node, memory):
+            build.store(node.outputs[0], index)
+    build.close(outermost="parallel" if part is None else "serial", innermost="vector")
+    build.flush()
+
+
 def _row(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:
-    """One outer loop over rows; inside it, passes over the row, a reduction ending each pass."""
     build = _builder(cluster, memory, uses)
+    row_passes(build, cluster, memory, None)
+    return [build.kernel()]
+
+
+def row_passes(build: NestBuilder, cluster: Cluster, memory: Memory,
+               part: RowRange | None) -> None:
+    """Write an outer loop over all rows, in parallel, or over a part of them; inside it, passes
+    over the row, a reduction ending each pass."""
     stages = _stages(cluster)
     last = max(stages.values())
     _keep_between_passes(cluster, stages, memory)
-    outer = build.open(cluster.space[:cluster.outer])
+    lead = cluster.space[:cluster.outer]
+    outer = build.open(lead) if part is None else part.at(build.open(part.of(lead)))
     inner_dims = cluster.space[cluster.outer:]
     for stage in range(last + 1):
         here = [node for node in cluster.members if stages[id(node)] == stage]
@@ -94,8 +120,7 @@ def _row(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kern
             if is_stored(node, memory):
                 build.store_value(memory.buffer_of(node.outputs[0]), outer, total)
         build.flush()
-    build.close(outermost="parallel")
-    return [build.kernel()]
+    build.close(outermost="parallel" if part is None else "serial")
 
 
 def _stages(cluster: Cluster) -> dict[int, int]:
@@ -172,15 +197,30 @@ def _full(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Ker
         build.store_value(buffer, (block,), total)
     build.close(outermost="parallel")
     combine = NestBuilder("combine_" + build.name, memory, set(), uses)
-    totals = [combine.accumulator(node) for node in reductions]
-    (k,) = combine.open([count], name="r")
-    for node, total, buffer in zip(reductions, totals, partial):
-        combine.pending.append(Accumulate(total, node.op.lower.combine, Load(buffer, (k,))))
-    combine.close(innermost="vector")
-    for node, total in zip(reductions, totals):
-        combine.store_value(memory.buffer_of(node.outputs[0]), (), total)
-    combine.flush()
+    full_combine(combine, cluster, partial,
+                 [memory.buffer_of(node.outputs[0]) for node in reductions])
     return [build.kernel(), combine.kernel()]
+
+
+def full_combine(build: NestBuilder, cluster: Cluster, partial: Sequence[Buffer],
+                 results: Sequence[Buffer]) -> None:
+    """Write the combination of the partial results of blocks."""
+    totals = [build.accumulator(node) for node in reductions_of(cluster)]
+    (k,) = build.open(partial[0].dims, name="r")
+    for node, total, buffer in zip(reductions_of(cluster), totals, partial):
+        build.pending.append(Accumulate(total, node.op.lower.combine, Load(buffer, (k,))))
+    build.close(innermost="vector")
+    for total, result in zip(totals, results):
+        build.store_value(result, (), total)
+    build.flush()
+
+
+def full_rows(build: NestBuilder, cluster: Cluster, memory: Memory, totals: list[Local],
+              part: RowRange) -> None:
+    """Add a part of a vector to running totals."""
+    index = part.at(build.open(part.of(cluster.space), name="r"))
+    _full_body(build, cluster, memory, totals, index)
+    build.close(innermost="vector")
 
 
 def _full_in_one(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> Kernel:

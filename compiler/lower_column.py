@@ -49,7 +49,7 @@ UNKNOWN_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """The part of the space one iteration of the outer loop reduces.
 
     ``kept`` are indices of the leading axes; the first reduced axis is cut to ``rows``, the last
@@ -87,7 +87,7 @@ def lower_column(build: NestBuilder, cluster: Cluster, memory: Memory,
             start = block * COLUMN_BLOCK
             columns = start, minimum(COLUMN_BLOCK, width - start)
             groups += 1
-        _reduce(build, cluster, memory, totals, kept, _Piece(kept, (0, length), columns))
+        _reduce(build, cluster, memory, totals, kept, Piece(kept, (0, length), columns))
         build.close(outermost="parallel", groups=groups)
         return [build.kernel()]
     count = floordiv(length + (rows - 1), rows)
@@ -97,10 +97,10 @@ def lower_column(build: NestBuilder, cluster: Cluster, memory: Memory,
     is_even = isinstance(length, int) and length % rows == 0
     here = rows if is_even else minimum(rows, length - block * rows)
     _reduce(build, cluster, memory, partial, (block,),
-            _Piece((), (block * rows, here), (0, width)))
+            Piece((), (block * rows, here), (0, width)))
     build.close(outermost="parallel")
     combine = NestBuilder("combine_" + build.name, memory, set(), uses)
-    _combine(combine, cluster, partial, totals)
+    combine_totals(combine, cluster, partial, totals)
     return [build.kernel(), combine.kernel()]
 
 
@@ -125,31 +125,41 @@ def _rows_of_block(cluster: Cluster, memory: Memory) -> int | None:
 
 
 def _reduce(build: NestBuilder, cluster: Cluster, memory: Memory, totals: Sequence[Buffer],
-            place: Position, piece: _Piece) -> None:
+            place: Position, piece: Piece) -> None:
     """Write the totals of a piece to ``totals[place, columns]``."""
-    first, last = cluster.reduced
-    start, width = piece.columns
-    trailing = (*cluster.space[last:-1], width)
-    reductions = reductions_of(cluster)
-    tail = build.open(trailing)
-    for node, total in zip(reductions, totals):
+    clear_totals(build, cluster, totals, place, piece.columns)
+    add_rows(build, cluster, memory, totals, place, piece)
+
+
+def clear_totals(build: NestBuilder, cluster: Cluster, totals: Sequence[Buffer],
+                 place: Position, columns: tuple[DimLike, DimLike]) -> None:
+    """Start the totals of columns, (start, length) of the last axis, at their identities."""
+    start, width = columns
+    tail = build.open((*cluster.space[cluster.reduced[1]:-1], width))
+    for node, total in zip(reductions_of(cluster), totals):
         build.store_value(total, (*place, *tail[:-1], tail[-1] + start), _identity(node))
     build.close(innermost="vector")
+
+
+def add_rows(build: NestBuilder, cluster: Cluster, memory: Memory, totals: Sequence[Buffer],
+             place: Position, piece: Piece) -> None:
+    """Add the rows of a piece to ``totals[place, columns]``, and store what the cluster stores."""
+    first, last = cluster.reduced
+    start, width = piece.columns
     lengths = [piece.rows[1], *cluster.space[first + 1:last]]
-    outer = list(build.open(lengths[:-1], name="r"))
+    outer = build.open(lengths[:-1], name="r")
     jam = JAM if cluster.weight <= JAM_WEIGHT else 1
     for rows in _jammed(build, lengths[-1], jam):
-        tail = build.open(trailing)
+        tail = build.open((*cluster.space[last:-1], width))
         columns = (*tail[:-1], tail[-1] + start)
         for row in rows:
             reduced = [*outer, row]
             reduced[0] = reduced[0] + piece.rows[0]
             index = (*piece.kept, *reduced, *columns)
             for node in cluster.members:
-                if not isinstance(node.op.lower, ReduceLowering):
-                    if is_stored(node, memory):
-                        build.store(node.outputs[0], index)
-            for node, total in zip(reductions, totals):
+                if is_stored(node, memory) and not isinstance(node.op.lower, ReduceLowering):
+                    build.store(node.outputs[0], index)
+            for node, total in zip(reductions_of(cluster), totals):
                 build.pending.append(Accumulate(
                     Load(total, (*place, *columns)), node.op.lower.combine,
                     build.value(node.inputs[0], index)))
@@ -167,8 +177,8 @@ def _jammed(build: NestBuilder, length: DimLike, jam: int) -> Iterator[list[DimL
             build.close()
 
 
-def _combine(build: NestBuilder, cluster: Cluster, partial: Sequence[Buffer],
-             totals: Sequence[Buffer]) -> None:
+def combine_totals(build: NestBuilder, cluster: Cluster, partial: Sequence[Buffer],
+                   totals: Sequence[Buffer]) -> None:
     """Write the sum of the blocks' totals, in the order of the blocks."""
     reductions = reductions_of(cluster)
     columns = build.open(totals[0].dims)

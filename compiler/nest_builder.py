@@ -8,6 +8,7 @@ puts each value at the outermost loop its position depends on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .access import (
@@ -123,7 +124,8 @@ class NestBuilder:
 
     def kernel(self) -> Kernel:
         """Return the finished kernel."""
-        nest = collapse(Nest(self.name, tuple(self.root.body), max(self.cost, 1.0)))
+        body = _inside_parallel(tuple(self.root.body))
+        nest = collapse(Nest(self.name, body, max(self.cost, 1.0)))
         return Kernel(nest, buffers_read(nest), buffers_written(nest))
 
     # -- values ------------------------------------------------------------------------------------
@@ -270,6 +272,18 @@ class NestBuilder:
                           scalar.const(node.op.lower.identity(dtype), dtype), self.scope)
 
 
+def _inside_parallel(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """Move what only a parallel loop needs into it: a nest that is one such loop can be cut.
+
+    The target moves it out again, in each thread.
+    """
+    *before, last = body or (None,)
+    if not before or not isinstance(last, For) or last.mark != "parallel" \
+            or not all(isinstance(statement, Let) for statement in before):
+        return body
+    return (replace(last, body=(*before, *last.body)),)
+
+
 def normal(variable: Variable, position: Position) -> tuple[Variable, Position]:
     """Return an access with index 0 on axes of length 1, so that equal accesses compare equal."""
     dims = variable.type.dims
@@ -281,3 +295,9 @@ def normal(variable: Variable, position: Position) -> tuple[Variable, Position]:
 def is_stored(node: Apply, memory: Memory) -> bool:
     """Return whether a node's value has memory."""
     return id(node.outputs[0]) in memory.buffers
+
+
+def kernel_name(nodes: Iterable[Apply]) -> str:
+    """Return a readable name made of the operations a kernel computes."""
+    names = list(dict.fromkeys(node.op.name.rstrip("_") for node in nodes))
+    return "_".join(names[:3] + ["etc"] * (len(names) > 4) + names[3:][-1:])

@@ -8,7 +8,7 @@ import pytest
 import tetractys as tx
 from tetractys import debug
 from tetractys import tensor as T
-from tetractys.compiler import lower_column
+from tetractys.compiler import band, lower_column
 from tetractys.compiler.loop.ir import For
 from tetractys.compiler.program import Kernel
 
@@ -136,3 +136,91 @@ def test_dear_values_and_values_of_small_arrays_are_stored_for_a_later_kernel(
     y = function(x)
     f, _ = compiled([x], [y - y.mean(axis=0)], abs(uniform(*shape, dtype="float32")))
     assert any(b.dims == shape for b in f.variants[0].stages.program.offsets) == is_stored
+
+
+@pytest.fixture
+def small_bands(monkeypatch, small_blocks):
+    """Let matrices of a few elements have bands of a few rows."""
+    monkeypatch.setattr(band, "ROW_BLOCK", 96)
+    monkeypatch.setattr(band, "BAND", 24)
+    monkeypatch.setattr(band, "LEAST_ROWS", 2)
+    monkeypatch.setattr(band, "LARGE", 6)
+
+
+def regression(x, y, w, b):
+    """Return the error of a logistic regression, and its gradient with respect to ``w``."""
+    error = T.nnet.sigmoid(T.dot(x, w) + b) - y
+    return [T.sqr(error).mean(), T.dot(x.T, error), error.sum()]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 9, 31, 32, 33, 100])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_matrix_is_walked_once_by_a_product_and_a_sum_of_its_rows(small_bands, rows, is_known):
+    x = T.tensor("float64", shape=(rows if is_known else None, 3), name="x")
+    y, w, b = T.dvector("y"), T.dvector("w"), T.dscalar("b")
+    f = tx.function([x, y, w, b], regression(x, y, w, b))
+    for count in {rows} if is_known else {rows + 1, rows}:
+        arrays = uniform(count, 3), uniform(count), uniform(3), np.array(0.5)
+        error = 1 / (1 + np.exp(-arrays[0] @ arrays[2] - 0.5)) - arrays[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            want = [np.divide((error ** 2).sum(), count), arrays[0].T @ error, error.sum()]
+        for got, expected in zip(f(*arrays), want, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+        found = debug.bisect(f, *arrays)
+        assert found.level is None, found
+    if rows > 1:
+        program = f.variants[0].stages.program
+        assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 1
+        assert all(buffer.name != "x" for buffer in program.offsets)
+
+
+def test_dear_operations_once_a_row_have_a_loop_over_the_rows_of_a_band():
+    x, y, w, b = T.fmatrix("x"), T.fvector("y"), T.fvector("w"), T.fscalar("b")
+    arrays = [uniform(*shape, dtype="float32") for shape in ((400, 784), (400,), (784,), ())]
+    f, _ = compiled([x, y, w, b], regression(x, y, w, b), *arrays)
+    first, *others = kernels(f)
+    assert any(b.name == "x" for b in first.reads)
+    assert not any(b.name == "x" for kernel in others for b in kernel.reads)
+    block, = first.nest.body
+    assert block.mark == "parallel"
+    inner = [loop for loop in block.body if isinstance(loop, For)][-1]
+    assert [loop.mark for loop in inner.body] == ["serial", "vector", "vector", "serial"]
+
+
+@pytest.mark.parametrize("reorder", [
+    lambda v: v[::-1], lambda v: v[(T.arange(30) + 1) % 30],
+    lambda v: T.concatenate([v[:1], v[:-1]])])
+def test_rows_that_meet_other_rows_do_not_share_a_band(small_bands, reorder):
+    x, w = T.dmatrix("x"), T.dvector("w")
+    product = T.exp(T.dot(x, w))
+    f = tx.function([x, w], [product, T.dot(x.T, reorder(product))])
+    arrays = uniform(30, 3), uniform(3)
+    f(*arrays)
+    found = debug.bisect(f, *arrays)
+    assert found.level is None, found
+    assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 2
+
+
+def test_square_matrices_do_not_confuse_rows_and_columns(small_bands):
+    x = T.dmatrix("x")
+    norm = T.sqrt((x * x).sum(axis=1))
+    f = tx.function([x], [norm, (x * norm.dimshuffle("x", 0)).sum(axis=0),
+                          (x * norm.dimshuffle(0, "x")).sum(axis=0)])
+    array = uniform(12, 12)
+    length = np.sqrt((array ** 2).sum(1))
+    for got, want in zip(f(array), [length, (array * length).sum(0),
+                                    (array * length[:, None]).sum(0)], strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+    found = debug.bisect(f, array)
+    assert found.level is None, found
+
+
+def test_gradient_of_layer_norm_walks_its_input_once(small_bands):
+    x, g, scale = T.dmatrix("x"), T.dmatrix("g"), T.dvector("scale")
+    cost = (normalised(x, 1) * scale * g).sum()
+    f = tx.function([x, g, scale], tx.grad(cost, [x, g, scale]))
+    arrays = uniform(29, 8), np.cos(3 * uniform(29, 8)), uniform(8)
+    f(*arrays)
+    found = debug.bisect(f, *arrays)
+    assert found.level is None, found
+    assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 1
