@@ -14,6 +14,9 @@ needed in one later cluster only into it, and decides which values get memory.
     column     leading/middle axes   in later clusters
     full       all axes              in later clusters
     step       (a whole operation)   in later clusters
+
+What is not stored is computed by every cluster that needs it.  ``band.py`` then runs together
+clusters that walk the rows of one matrix.
 """
 
 from __future__ import annotations
