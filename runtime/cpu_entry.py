@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import cpu_entry_text as layout
-from . import cpu_poll
+from . import cpu_blocks, cpu_poll
 from .call import Executable
 from .convert import Policy
 from .cpu_jit import Library, assemble, link, loading, python_functions
@@ -36,7 +36,7 @@ DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 """Data types whose NumPy numbers the entry reads in place."""
 
 # numpy/__multiarray_api.h: slots of the table in numpy._core._multiarray_umath._ARRAY_API.
-SLOT_ARRAY_TYPE, SLOT_NEW_FROM_DESCR = 2, 94
+SLOT_ARRAY_TYPE, SLOT_NEW_FROM_DESCR, SLOT_GET_HANDLER = 2, 94, 305
 _METH_FASTCALL_KEYWORDS = 0x0080 | 0x0002
 
 
@@ -51,7 +51,7 @@ class _Descriptor(np.ndarray):
     """The int64 words of a descriptor; its attributes keep alive what they point to."""
 
 
-_loaded: list[tuple[Library, _MethodDef] | None] = []
+_loaded: list[tuple[Library, _MethodDef, object] | None] = []
 
 
 def make_entry(executable: Executable, slow: Callable[..., object] | None = None,
@@ -85,7 +85,7 @@ def make_entry(executable: Executable, slow: Callable[..., object] | None = None
     support = _support() if words is not None else None
     if words is None or support is None:
         return following
-    library, method = support
+    library, method, _ = support
     words[layout.SLOW], words[layout.NEXT] = id(slow), id(following)
     descriptor = np.array(words, np.int64).view(_Descriptor)
     descriptor.flags.writeable = False
@@ -185,7 +185,7 @@ def _numbers_taken(dtype: np.dtype, policy: Policy) -> tuple[int, int]:
     return id(dtype.type), kinds.get(dtype.name, layout.KIND_NONE)
 
 
-def _support() -> tuple[Library, _MethodDef] | None:
+def _support() -> tuple[Library, _MethodDef, object] | None:
     if not _loaded:
         with loading:
             if not _loaded:
@@ -193,7 +193,7 @@ def _support() -> tuple[Library, _MethodDef] | None:
     return _loaded[0]
 
 
-def _load() -> tuple[Library, _MethodDef] | None:
+def _load() -> tuple[Library, _MethodDef, object] | None:
     table = _array_table()
     if platform.python_implementation() != "CPython" or table is None \
             or sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_holds(table):
@@ -203,14 +203,18 @@ def _load() -> tuple[Library, _MethodDef] | None:
         "PyObject_Vectorcall", "PyList_GetItem", "PyList_New", "PyList_SetItem", "PyErr_Clear",
         "PyDict_New", "PyDict_SetItem", "PyLong_AsLongLongAndOverflow", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
     imports |= {name: poll[name] for name in ("tx_now", "tx_take_interrupt")}
+    handler = None
+    if cpu_blocks.is_supported() and _handler_is_named(table):
+        handler, blocks = cpu_blocks.handler(), cpu_blocks.library()
+        imports |= {name: blocks[name] for name in ("tx_block_take", "tx_block_free")}
     globals_ = {"tx_array_type": id(np.ndarray), "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR],
-                "tx_float_type": id(float), "tx_int_type": id(int), "tx_list_type": id(list),
+                "tx_handler": _address(handler), "tx_float_type": id(float), "tx_int_type": id(int), "tx_list_type": id(list),
                 "tx_tuple_type": id(tuple)}
-    library = link(assemble(layout.entry_text()), imports, ("tx_entry", *globals_))
+    library = link(assemble(layout.entry_text(handler is not None)), imports, ("tx_entry", *globals_))
     for name, value in globals_.items():
         ctypes.c_void_p.from_address(library[name]).value = value
     return library, _MethodDef(b"tetractys_function", library["tx_entry"],
-                               _METH_FASTCALL_KEYWORDS, None)
+                               _METH_FASTCALL_KEYWORDS, None), handler
 
 
 def _array_table() -> ctypes.Array | None:
@@ -221,7 +225,7 @@ def _array_table() -> ctypes.Array | None:
         return None
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
-    return (ctypes.c_void_p * (SLOT_NEW_FROM_DESCR + 1)).from_address(get_pointer(capsule, None))
+    return (ctypes.c_void_p * (SLOT_GET_HANDLER + 1)).from_address(get_pointer(capsule, None))
 
 
 def _layout_holds(table: ctypes.Array) -> bool:
@@ -248,6 +252,14 @@ def _objects_match() -> bool:
     found = [(ctypes.c_void_p * len(these)).from_address(place)[:]
              for these, place in ((pair, id(pair) + layout.TUPLE_ITEMS), (several, items))]
     return payloads and sizes == [2, 3] and found == [[*map(id, pair)], [*map(id, several)]]
+
+
+def _handler_is_named(table: ctypes.Array) -> bool:
+    """Return whether arrays name their memory's handler where the entry would write it."""
+    current = ctypes.PYFUNCTYPE(ctypes.py_object)(table[SLOT_GET_HANDLER])()
+    arrays = (np.empty(3), np.empty((2, 5), "int8"))
+    return all(ctypes.c_void_p.from_address(id(array) + layout.HANDLER).value == id(current)
+               and array.flags.num & layout.OWN_DATA_FLAG for array in arrays)
 
 
 def _header_matches(array: np.ndarray) -> bool:

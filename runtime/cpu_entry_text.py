@@ -20,9 +20,10 @@ RELEASE_TICKS = max(1, cpu_poll.TICKS_PER_MS * 50 // 1000)
 """A call longer than this (about 50 microseconds) makes the next one release the GIL."""
 
 # numpy/ndarraytypes.h: PyArrayObject_fields and PyArray_Descr, after the 16 bytes of PyObject.
-DATA, RANK, DIMS, DESCR, FLAGS = 16, 24, 32, 56, 64
+DATA, RANK, DIMS, DESCR, FLAGS, HANDLER = 16, 24, 32, 56, 64, 88
 DESCR_ORDER, DESCR_NUMBER = 26, 28
 CARRAY_FLAGS = 0x0001 | 0x0100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+OWN_DATA_FLAG = 0x0004  # NPY_ARRAY_OWNDATA
 WRITABLE_FLAGS = CARRAY_FLAGS | 0x0400  # NPY_ARRAY_WRITEABLE
 PAYLOAD = 16  # the value of a Python float or a NumPy number
 TUPLE_SIZE, TUPLE_ITEMS, LIST_ITEMS = 16, 24, 24  # a list has its size where a tuple has it
@@ -51,12 +52,14 @@ _NAMES = {name: value for name, value in globals().items() if isinstance(value, 
 _ENTRY = """
 @tx_array_type = global ptr null
 @tx_new_from_descr = global ptr null
+@tx_handler = global ptr null
 @tx_float_type = global ptr null
 @tx_int_type = global ptr null
 @tx_list_type = global ptr null
 @tx_tuple_type = global ptr null
 
 declare i64 @tx_now()
+$BLOCK_FUNCTIONS
 declare ptr @tx_take_interrupt()
 declare ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
 declare ptr @PyList_GetItem(ptr, i64)
@@ -221,8 +224,6 @@ allocate:
   %outs = phi ptr [ null, %destination ], [ %out.at, %caller.owned ], [ %items, %lengths ]
   %first.dims = getelementptr i64, ptr %results, i64 1
   %first.output = getelementptr ptr, ptr %pointers, i64 %total
-  %new.array = load ptr, ptr @tx_new_from_descr
-  %array.type = load ptr, ptr @tx_array_type
   br label %outputs.loop
 outputs.loop:
   %o = phi i64 [ 0, %allocate ], [ %o.next, %stored ]
@@ -290,10 +291,10 @@ adopt:
   call void @Py_IncRef(ptr %target)
   br label %stored
 new:
-  call void @Py_IncRef(ptr %o.descr)
-  %rank.narrow = trunc i64 %o.rank to i32
-  %new.one = call ptr %new.array(ptr %array.type, ptr %o.descr, i32 %rank.narrow, ptr %dims,
-                               ptr null, ptr null, i32 0, ptr null)
+  %new.item.at = getelementptr i64, ptr %o.row, i64 2
+  %new.item = load i64, ptr %new.item.at
+  %new.bytes = mul i64 %elements, %new.item
+  %new.one = call ptr @make(ptr %o.descr, i64 %o.rank, ptr %dims, i64 %new.bytes)
   %failed = icmp eq ptr %new.one, null
   br i1 %failed, label %new.failed, label %stored
 new.failed:
@@ -434,6 +435,43 @@ slow:
   ret ptr %answer
 }
 
+; A new array, in a block that is kept when it dies where there are such (see cpu_blocks.py).
+define internal ptr @make(ptr %descr, i64 %rank, ptr %dims, i64 %bytes) {
+entry:
+  %new.array = load ptr, ptr @tx_new_from_descr
+  %array.type = load ptr, ptr @tx_array_type
+  %handler = load ptr, ptr @tx_handler
+  %narrow = trunc i64 %rank to i32
+  call void @Py_IncRef(ptr %descr)
+  %plain = icmp eq ptr %handler, null
+  br i1 %plain, label %ordinary, label %take
+ordinary:
+  %array = call ptr %new.array(ptr %array.type, ptr %descr, i32 %narrow, ptr %dims,
+                               ptr null, ptr null, i32 0, ptr null)
+  ret ptr %array
+take:
+  %block = call ptr @tx_block_take(i64 %bytes)
+  %none = icmp eq ptr %block, null
+  br i1 %none, label %ordinary, label %wrap
+wrap:
+  %owner = call ptr %new.array(ptr %array.type, ptr %descr, i32 %narrow, ptr %dims,
+                               ptr null, ptr %block, i32 $WRITABLE_FLAGS, ptr null)
+  %failed = icmp eq ptr %owner, null
+  br i1 %failed, label %give, label %own
+give:
+  call void @tx_block_free(ptr null, ptr %block, i64 %bytes)
+  ret ptr null
+own:
+  %flags.at = getelementptr i8, ptr %owner, i64 $FLAGS
+  %flags = load i32, ptr %flags.at
+  %owning = or i32 %flags, $OWN_DATA_FLAG
+  store i32 %owning, ptr %flags.at
+  call void @Py_IncRef(ptr %handler)
+  %handler.at = getelementptr i8, ptr %owner, i64 $HANDLER
+  store ptr %handler, ptr %handler.at
+  ret ptr %owner
+}
+
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare float @llvm.fabs.f32(float)
@@ -461,11 +499,28 @@ done:
 # exclusive lock, and the call holds that lock, shared or exclusively, until the code has run.
 
 
-def entry_text() -> str:
-    """Return the module that defines ``tx_entry``."""
+_WITH_BLOCKS = """
+declare ptr @tx_block_take(i64)
+declare void @tx_block_free(ptr, ptr, i64)
+"""
+_WITHOUT_BLOCKS = """
+define internal ptr @tx_block_take(i64 %size) { ret ptr null }
+define internal void @tx_block_free(ptr %context, ptr %block, i64 %size) { ret void }
+"""
+
+
+def entry_text(has_blocks: bool) -> str:
+    """Return the module that defines ``tx_entry``.
+
+    Parameters
+    ----------
+    has_blocks : bool
+        Whether results are made in the blocks of ``cpu_blocks.py``.
+    """
     text = re.sub(
         r"\$WORD\(([\w.]+), (\w+), (\w+)\)",
         r"%\1.word.at = getelementptr i64, ptr %d, i64 $\2\n"
         r"  %\1 = load \3, ptr %\1.word.at", cpu_entry_check.TEXT + _ENTRY)
+    text = text.replace("$BLOCK_FUNCTIONS", _WITH_BLOCKS if has_blocks else _WITHOUT_BLOCKS)
     text = re.sub(r"\$([A-Z_0-9]+)", lambda match: str(_NAMES[match[1]]), text)
     return text + cpu_locks.TEXT
