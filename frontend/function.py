@@ -253,6 +253,17 @@ class Function:
         from .explain import explanation
         print(explanation(self, assembly), file=file)
 
+    def release_memory(self) -> None:
+        """Give memory kept between calls back to the system.
+
+        That is this function's temporaries and borrowed outputs, and the blocks of dead results,
+        which all functions share. The next call allocates anew.
+        """
+        from .runtime import cpu_blocks
+        for variant in self.variants:
+            variant.executable.release_memory()
+        cpu_blocks.release()
+
     @property
     def memory(self) -> int | None:
         """Bytes of the arena of the last variant (None while symbolic or not yet compiled)."""
