@@ -34,13 +34,14 @@ from .runtime.errors import (
     InternalError, ShapeError, TetractysError)
 from .shared import SharedVariable, shared
 from .specification import In, Out
+from .threads import get_num_threads, set_num_threads
 
 __all__ = [
-    "ArgumentError", "CallError", "CompileError", "DtypeError", "Function", "GradientError", "In",
-    "IndexOutOfRangeError", "InternalError", "Lop", "Out", "Rop", "ShapeError", "SharedVariable",
-    "TetractysError", "Variable", "clone", "config", "debugprint", "function", "grad", "hessian",
-    "hessian_vector_product", "jacobian", "map", "pp", "shared", "subgraph_grad", "tensor",
-    "verify_grad",
+    "ArgumentError", "CallError", "CompileError", "DtypeError", "Function", "GradientError",
+    "In", "IndexOutOfRangeError", "InternalError", "Lop", "Out", "Rop", "ShapeError",
+    "SharedVariable", "TetractysError", "Variable", "clone", "config", "debugprint", "function",
+    "get_num_threads", "grad", "hessian", "hessian_vector_product", "jacobian", "map", "pp",
+    "set_num_threads", "shared", "subgraph_grad", "tensor", "verify_grad",
 ]
 
 __version__ = "0.1.0"

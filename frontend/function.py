@@ -12,11 +12,13 @@ import numpy as np
 
 from .compiler.config import config
 from .compiler.dims import Symbol, as_symbol
-from .compiler.graph import SharedBase, Variable, describe, format_site, toposort
+from .compiler.graph import (
+    SharedBase, Variable, creation_site, describe, format_site, toposort)
 from .compiler.operators import FUNCTIONS
 from .runtime.artifact import Argument, Artifact
 from .runtime.convert import Policy, convert, convert_arguments
 from .runtime.errors import CallError, CompileError, ShapeError, format_message
+from .runtime.processors import MOST_THREADS
 from .specification import In, Specification, Updates, specify
 
 if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
@@ -140,6 +142,7 @@ class Function:
 
     @trust_input.setter
     def trust_input(self, trusted: bool) -> None:
+        """Set it, for the calls that start from now on."""
         with self._lock:
             self._trust_input = bool(trusted)
             for variant in self.variants:
@@ -207,7 +210,7 @@ class Function:
             self.signature, fixed or {}, self.options, cache)
         executable = Executable(
             self._named(artifact), self._storages, self._policies, self.specification.single,
-            self.specification.keys, self.specification.borrowed)
+            self.specification.keys, self.specification.borrowed, self.threads)
         variant = Variant(dict(fixed or {}), executable, stages)
         with self._lock:
             self.variants.append(variant)
@@ -289,7 +292,8 @@ def _restore(*parts: Any) -> Function:
 def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Updates = None,
              givens: Any = None, on_unused_input: str | None = None,
              allow_input_downcast: bool | None = None, mode: Any = None, name: str | None = None,
-             no_default_updates: bool | Sequence[SharedBase] = False) -> Function:
+             no_default_updates: bool | Sequence[SharedBase] = False,
+             threads: int | None = None) -> Function:
     """Compile a function.
 
     Parameters
@@ -312,6 +316,9 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
         For messages.
     no_default_updates : bool or sequence of shared variables
         Do not apply ``default_update`` (of these).
+    threads : int, optional
+        Most threads a call uses, its own included, for parallel loops and matrix products. Default:
+        as :func:`set_num_threads` says. Results do not depend on it, except those of products.
 
     Returns
     -------
@@ -320,7 +327,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     Raises
     ------
     CompileError
-        Missing, unused or repeated inputs; a cycle in ``givens``.
+        A number of threads below 1; missing, unused or repeated inputs; a cycle in ``givens``.
     DtypeError, ShapeError
         Updates or givens of the wrong type.
 
@@ -335,7 +342,17 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     """
     specification = specify(inputs, outputs, updates, givens, on_unused_input,
                             allow_input_downcast, no_default_updates)
-    return Function(specification, name or "function", _options(mode))
+    _check_threads(threads)
+    return Function(specification, name or "function", _options(mode), threads)
+
+
+def _check_threads(threads: Any) -> None:
+    """Refuse what is no number of threads."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)
+                                or not 1 <= threads <= MOST_THREADS):
+        raise CompileError(format_message(
+            f"A function cannot run with threads={threads!r}.", where=format_site(creation_site()),
+            remedy=f"give an integer from 1 to {MOST_THREADS}, or leave it out"))
 
 
 _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_compile"},

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from .errors import CompileError, format_message
+from .processors import default_threads
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _lock = threading.Lock()
@@ -38,8 +39,7 @@ def _load() -> ctypes.CDLL | None:
         library.scipy_cblas_sgemm, library.scipy_cblas_dgemm  # noqa: B018  (must be there)
     except (OSError, AttributeError):
         return None
-    if _threads:
-        _apply(library, _threads[0])
+    _apply(library, _threads[0] if _threads else default_threads())
     return library
 
 
@@ -72,6 +72,14 @@ def address(name: str) -> int:
             "The function needs BLAS, which was not found.", f"missing: {name}",
             remedy="Install it with: pip install scipy-openblas32"))
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def thread_functions() -> dict[str, int]:
+    """Return the addresses of the functions that get and set the number of threads."""
+    library = _library()
+    return {f"{verb}_threads": ctypes.cast(
+        getattr(library, f"scipy_openblas_{verb}_num_threads"), ctypes.c_void_p).value or 0
+        for verb in ("get", "set")}
 
 
 def core_name() -> str:

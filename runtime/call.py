@@ -51,6 +51,8 @@ class Executable:
         Return a dict with these keys.
     borrowed : collection of int
         Outputs whose array is written again by the next call.
+    threads : int, optional
+        Most threads a call uses.
 
     Attributes
     ----------
@@ -68,7 +70,8 @@ class Executable:
 
     def __init__(self, artifact: Artifact, storages: Sequence[Storage] = (),
                  policies: Sequence[Policy] = (), single: bool = False,
-                 keys: Sequence[str] | None = None, borrowed: Collection[int] = ()):
+                 keys: Sequence[str] | None = None, borrowed: Collection[int] = (),
+                 threads: int | None = None):
         self.artifact = artifact
         self.storages = tuple(storages)
         self.policies = tuple(policies) or (DEFAULT_POLICY,) * len(artifact.inputs)
@@ -80,12 +83,12 @@ class Executable:
         self.single, self.keys = single, None if keys is None else tuple(keys)
         self.cells: tuple[list[np.ndarray | None] | None, ...] = tuple(
             [None] if number in borrowed else None for number in range(len(artifact.outputs)))
-        self.code = load(artifact)
+        self.code = load(artifact, threads)
         self.writes = artifact.updates_in_place or any(
             output.shared is not None for output in artifact.outputs)
         self.locks = locks_of(self.storages, self.writes)
         self.prologue = None if artifact.prologue is None else Executable(
-            artifact.prologue, self.storages)
+            artifact.prologue, self.storages, threads=threads)
         self.constants = [_constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
         self.control = np.zeros(4, np.int64)
         self._arena_lock = Locks([self.control.ctypes.data + 8 * BUSY], exclusive=True)

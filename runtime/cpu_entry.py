@@ -201,17 +201,20 @@ def _load() -> tuple[Library, _MethodDef, object] | None:
     poll = cpu_poll.library()
     imports = python_functions(
         "PyObject_Vectorcall", "PyList_GetItem", "PyList_New", "PyList_SetItem", "PyErr_Clear",
-        "PyDict_New", "PyDict_SetItem", "PyLong_AsLongLongAndOverflow", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
+        "PyDict_New", "PyDict_SetItem", "PyLong_AsLongLongAndOverflow", "PyEval_SaveThread",
+        "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
     imports |= {name: poll[name] for name in ("tx_now", "tx_take_interrupt")}
     handler = None
     if cpu_blocks.is_supported() and _handler_is_named(table):
         handler, blocks = cpu_blocks.handler(), cpu_blocks.library()
         imports |= {name: blocks[name] for name in ("tx_block_take", "tx_block_free")}
-    globals_ = {"tx_array_type": id(np.ndarray), "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR],
-                "tx_handler": _address(handler), "tx_float_type": id(float), "tx_int_type": id(int), "tx_list_type": id(list),
-                "tx_tuple_type": id(tuple)}
-    library = link(assemble(layout.entry_text(handler is not None)), imports, ("tx_entry", *globals_))
-    for name, value in globals_.items():
+    things = {"tx_array_type": np.ndarray, "tx_float_type": float, "tx_int_type": int,
+              "tx_list_type": list, "tx_tuple_type": tuple, "tx_handler": handler}
+    pointers = {name: _address(thing) for name, thing in things.items()} | {
+        "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR]}
+    text = layout.entry_text(handler is not None)
+    library = link(assemble(text), imports, ("tx_entry", *pointers))
+    for name, value in pointers.items():
         ctypes.c_void_p.from_address(library[name]).value = value
     return library, _MethodDef(b"tetractys_function", library["tx_entry"],
                                _METH_FASTCALL_KEYWORDS, None), handler
