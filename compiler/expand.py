@@ -18,17 +18,11 @@ from .operators import FUNCTIONS
 from .ops.op import ContractLowering, Expand, ReduceLowering
 
 
-def expand(outputs: Sequence[Variable], has_blas: bool = True) -> list[Variable]:
+def expand(outputs: Sequence[Variable]) -> list[Variable]:
     """Return ``outputs`` in lowerable form.
 
     Composites may expand to composites: each round over the graph expands one level, and the
     nesting is shallow.
-
-    Parameters
-    ----------
-    outputs : sequence of Variable
-    has_blas : bool
-        Without a BLAS every product becomes a multiply-sum.
     """
     current, changed = list(outputs), True
     while changed:
@@ -39,7 +33,7 @@ def expand(outputs: Sequence[Variable], has_blas: bool = True) -> list[Variable]
             is_same = all(new is old for new, old in zip(inputs, node.inputs))
             new = node if is_same else reapply(node, inputs)
             with built_at(node.site):
-                expansion = expand_node(new, has_blas)
+                expansion = expand_node(new)
             if expansion is not None:
                 expansion.name = expansion.name or node.outputs[0].name
                 mapped[id(node.outputs[0])] = expansion
@@ -50,7 +44,7 @@ def expand(outputs: Sequence[Variable], has_blas: bool = True) -> list[Variable]
     return current
 
 
-def expand_node(node: Apply, has_blas: bool) -> Variable | None:
+def expand_node(node: Apply) -> Variable | None:
     """Return what replaces a node's output, or None if the node can be lowered as it is."""
     lower = node.op.lower
     if isinstance(lower, Expand):
@@ -58,7 +52,7 @@ def expand_node(node: Apply, has_blas: bool) -> Variable | None:
     if isinstance(lower, ReduceLowering):
         return _split_reduction(node)
     if isinstance(lower, ContractLowering):
-        return _multiply_sum(node, has_blas)
+        return _multiply_sum(node)
     return None
 
 
@@ -81,12 +75,12 @@ def _split_reduction(node: Apply) -> Variable | None:
     return node.op(inner, **{**node.params, "axes": rest})
 
 
-def _multiply_sum(node: Apply, has_blas: bool) -> Variable | None:
+def _multiply_sum(node: Apply) -> Variable | None:
     """Write ``left @ right`` as ``sum_k left[.., m, k] * right[.., k, n]`` where that is better."""
     left, right = node.inputs
     rank = left.ndim
     is_matrix_vector = left.type.dims[-2] == 1 or right.type.dims[-1] == 1
-    if has_blas and is_float(left.dtype) and not is_matrix_vector:
+    if is_float(left.dtype) and not is_matrix_vector:
         return None
     batch = tuple(range(rank - 2))
     row, inner, column = rank - 2, rank - 1, rank - 1

@@ -8,6 +8,7 @@
     expand     composite operations become their expansions
     inline     bodies of maps are written in terms of the variables around them
     bufferize  fusion, lowering to loop nests, buffers, in-place updates
+    attach     kernels that follow a product run on its rows while they are in the cache
     plan       offsets of temporaries in the arena
     emit       code for the target
 
@@ -44,7 +45,7 @@ from .ops.op import IndexLowering, MapLowering, ScatterLowering
 from .plan import plan_memory
 from .program import Guard, Program
 
-PASSES = ("simplify", "fusion", "in_place", "reuse_memory")
+PASSES = ("simplify", "fusion", "in_place", "epilogues", "reuse_memory")
 """Passes that options can switch off, one by one; the result must not change."""
 
 
@@ -65,7 +66,7 @@ class Options:
     verify : bool
         Check every level for well-formedness between passes.
     has_blas : bool
-        Whether the runtime offers matrix products.
+        Whether the runtime offers CBLAS, for large products.
     """
 
     optimize: str = "full"
@@ -222,6 +223,10 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
     with stages.timed("bufferize"):
         program = bufferize(graph, (*bound, *data), BufferOptions(
             "fusion" not in options.disabled, "in_place" not in options.disabled))
+    if "epilogues" not in options.disabled:
+        from .epilogue import attach_epilogues
+        with stages.timed("attach"):
+            program = attach_epilogues(program)
     with stages.timed("plan"):
         program = plan_memory(program, "reuse_memory" not in options.disabled)
     stages.program = program
@@ -242,7 +247,7 @@ def _to_lowerable(results: list[Variable], interner: Interner, options: Options,
             results = simplify_graph(interner, results, options.fast_math)
     stages.simplified = stages.simplified or results
     with stages.timed("expand"):
-        results = interner.intern(expand(results, options.has_blas))
+        results = interner.intern(expand(results))
     stages.expanded = stages.expanded or results
     return results
 
@@ -408,7 +413,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
     with stages.timed("emit"):
         level = 1 if options.optimize == "fast_compile" else 3
         artifact = compile_program(program, LlvmOptions(
-            speed_level=level, keep_text=options.keep_text))
+            speed_level=level, has_blas=options.has_blas, keep_text=options.keep_text))
     if key is not None:
         store.put(key, artifact)
     return artifact
@@ -417,7 +422,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
 def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> str:
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
-        "program": text, "optimize": options.optimize, "sources": _sources_digest(),
+        "program": text, "optimize": options.optimize, "blas": str(options.has_blas), "sources": _sources_digest(),
         "target": _target_description(),
     }
     digest = hashlib.sha256()

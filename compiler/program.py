@@ -4,7 +4,8 @@
 
     program  =  steps over inputs, shared, constants, temporaries and outputs
     step     =  Kernel(nest)                          one loop nest
-             |  Contract(out, left, right, add)       out (+)= left @ right, on strided views
+             |  Contract(out, left, right, add)       out (+)= left @ right, on strided views;
+                                                      then its epilogue, a Kernel, on each row
              |  Copy(source, target)                  same dtype and number of elements
              |  For(index, extent, body)              steps repeated, index = 0 .. extent-1
 
@@ -68,12 +69,17 @@ class Contract:
     Views are three-dimensional, ``(batch, m, k)``, ``(batch, k, n)`` and ``(batch, m, n)``, float32
     or float64; the out view's last stride is 1; each operand has stride 1 in one matrix axis (a
     transposed operand is a stride pattern, hence a GEMM flag).  ``k == 0`` gives zeros.
+
+    The ``epilogue`` runs after the product: a kernel whose only statement is a parallel loop, over
+    the rows of ``out`` or over its elements, of which no iteration reads what belongs to another
+    row of ``out``.  A target may run it on any rows as soon as these are complete.
     """
 
     out: View
     left: View
     right: View
     add: bool = False
+    epilogue: Kernel | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +183,7 @@ def reads_of(step: Step) -> tuple[Buffer, ...]:
         return step.reads
     if isinstance(step, Contract):
         found = [step.left.buffer, step.right.buffer] + ([step.out.buffer] if step.add else [])
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys([*found, *(step.epilogue.reads if step.epilogue else ())]))
     if isinstance(step, Copy):
         return (step.source,)
     return tuple(dict.fromkeys(b for inner in step.body for b in reads_of(inner)))
@@ -188,7 +194,8 @@ def writes_of(step: Step) -> tuple[Buffer, ...]:
     if isinstance(step, Kernel):
         return step.writes
     if isinstance(step, Contract):
-        return (step.out.buffer,)
+        after = step.epilogue.writes if step.epilogue else ()
+        return tuple(dict.fromkeys([step.out.buffer, *after]))
     if isinstance(step, Copy):
         return (step.target,)
     return tuple(dict.fromkeys(b for inner in step.body for b in writes_of(inner)))

@@ -104,6 +104,8 @@ class _Run:
         product = np.matmul(left, right)
         out[...] = out + product if step.add else product
         self.mark_written(step.out.buffer, self.places(step.out))
+        if step.epilogue is not None:
+            self.step(step.epilogue)
 
     def window(self, view: View, reading: bool) -> np.ndarray:
         """Return a view as a strided array, all of whose elements are in bounds."""

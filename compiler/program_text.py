@@ -46,6 +46,9 @@ def _step_lines(step: Step, names: Names) -> Iterator[str]:
         sign = "+=" if step.add else "="
         out, left, right = (_view_text(view, names) for view in (step.out, step.left, step.right))
         yield f"contract {out} {sign} {left} @ {right}"
+        if step.epilogue is not None:
+            for line in _step_lines(step.epilogue, names):
+                yield "  " + line
     elif isinstance(step, Copy):
         yield f"copy {names(step.target)} = {names(step.source)}"
     else:

@@ -318,7 +318,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
         Do not apply ``default_update`` (of these).
     threads : int, optional
         Most threads a call uses, its own included, for parallel loops and matrix products. Default:
-        as :func:`set_num_threads` says. Results do not depend on it, except those of products.
+        as :func:`set_num_threads` says. Results do not depend on it.
 
     Returns
     -------

@@ -7,8 +7,8 @@ def set_num_threads(threads: int) -> None:
     """Set how many threads parallel loops and matrix products use, the calling one included.
 
     ``tx.function(..., threads=n)`` sets a lower limit for one function. Where ``threadpoolctl`` is
-    installed, its ``threadpool_limits`` works too, as a context: the loops are listed under
-    ``tetractys``, the products under ``blas``.
+    installed, its ``threadpool_limits`` works too, as a context; the pool is listed there under the
+    name ``tetractys``.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""OpenBLAS from the wheel ``scipy-openblas32``: where its functions are, and its threads.
+"""OpenBLAS from the wheel ``scipy-openblas32``: where its functions are.
+
+It runs with one thread: what it computes are blocks of products that are cut over our own.
 
 The library is loaded at the first question, never at import.
 """
@@ -12,12 +14,10 @@ import sys
 import threading
 
 from .errors import CompileError, format_message
-from .processors import default_threads
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _lock = threading.Lock()
 _found: list[ctypes.CDLL | None] = []
-_threads: list[int] = []
 
 
 def _library() -> ctypes.CDLL | None:
@@ -39,12 +39,8 @@ def _load() -> ctypes.CDLL | None:
         library.scipy_cblas_sgemm, library.scipy_cblas_dgemm  # noqa: B018  (must be there)
     except (OSError, AttributeError):
         return None
-    _apply(library, _threads[0] if _threads else default_threads())
+    library.scipy_openblas_set_num_threads(ctypes.c_int(1))
     return library
-
-
-def _apply(library: ctypes.CDLL, threads: int) -> None:
-    library.scipy_openblas_set_num_threads(ctypes.c_int(threads))
 
 
 def available() -> bool:
@@ -74,14 +70,6 @@ def address(name: str) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def thread_functions() -> dict[str, int]:
-    """Return the addresses of the functions that get and set the number of threads."""
-    library = _library()
-    return {f"{verb}_threads": ctypes.cast(
-        getattr(library, f"scipy_openblas_{verb}_num_threads"), ctypes.c_void_p).value or 0
-        for verb in ("get", "set")}
-
-
 def core_name() -> str:
     """Return the name of the CPU kernels OpenBLAS has chosen, or an empty text without BLAS."""
     library = _library()
@@ -89,14 +77,6 @@ def core_name() -> str:
         return ""
     library.scipy_openblas_get_corename.restype = ctypes.c_char_p
     return library.scipy_openblas_get_corename().decode()
-
-
-def set_num_threads(threads: int) -> None:
-    """Set the number of threads BLAS uses, now or, when it is not loaded yet, on loading."""
-    with _lock:
-        _threads[:] = [threads]
-        if _found and _found[0] is not None:
-            _apply(_found[0], threads)
 
 
 def get_num_threads() -> int:

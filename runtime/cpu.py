@@ -61,8 +61,7 @@ def _external(name: str, threads: int | None) -> int:
         raise InternalError(f"compiled code imports {name}, which the runtime does not offer")
     if name == "tx_poll":
         return cpu_poll.library()[name]
-    if threads is not None:
-        return cpu_limits.limited(name, threads)
     if name in ("tx_parallel_for", "tx_parallel_until"):
-        return cpu_threads.library()[name]
+        own = cpu_threads.library() if threads is None else cpu_limits.limited(threads)
+        return own[name]
     return blas.address(name)

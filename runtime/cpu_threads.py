@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 
-from . import blas, cpu_poll, threadpools
+from . import cpu_poll, threadpools
 from .cpu_jit import (
     IS_ARM, IS_X86, Library, address_of, assemble, link, loading, system_functions,
 )
@@ -403,7 +403,7 @@ def _load() -> Library:
         "tx_parallel_for", "tx_parallel_until", "tx_parallel_limited", "tx_worker",
         "tx_pool_reset", "tx_pool_prepare", "tx_pool_start", "tx_pool_stop", "tx_pool_forget",
         "tx_pool_limit"))
-    threadpools.register(get_num_threads, lambda threads: set_num_threads(threads, with_blas=False))
+    threadpools.register(get_num_threads, set_num_threads)
     _VOID(loaded["tx_pool_reset"])()
     atexit.register(_close)
     if hasattr(os, "register_at_fork"):
@@ -476,8 +476,8 @@ def get_num_threads() -> int:
     return _wanted[0]
 
 
-def set_num_threads(threads: int, with_blas: bool = True) -> None:
-    """Set how many threads a parallel loop uses, the calling one included; BLAS too.
+def set_num_threads(threads: int) -> None:
+    """Set how many threads a parallel loop uses, the calling one included.
 
     Fewer threads than there are leave the others asleep, so this is quick.
 
@@ -485,24 +485,21 @@ def set_num_threads(threads: int, with_blas: bool = True) -> None:
     ----------
     threads : int
         At least 1.
-    with_blas : bool
-        False: leave BLAS as it is.
     """
     if isinstance(threads, bool) or not isinstance(threads, int) \
             or not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"the number of threads must be an integer from 1 to {MOST_THREADS}, not "
                          f"{threads!r}")
     with _lock:
-        if threads != get_num_threads():
-            if len(_threads) < threads - 1:
-                _stop_workers()
-                if _loaded:
-                    _VOID(_loaded[0]["tx_pool_forget"])()
-            _wanted[:] = [threads]
+        if threads == get_num_threads():
+            return
+        if len(_threads) < threads - 1:
+            _stop_workers()
             if _loaded:
-                _limit(threads)
-        if with_blas:
-            blas.set_num_threads(threads)
+                _VOID(_loaded[0]["tx_pool_forget"])()
+        _wanted[:] = [threads]
+        if _loaded:
+            _limit(threads)
 
 
 def _limit(threads: int) -> None:

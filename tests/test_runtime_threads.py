@@ -224,24 +224,9 @@ def test_a_function_may_use_fewer_threads(threads):
     threads(4)
     assert len(_names_of_participants(cpu_threads.library()["tx_parallel_for"])) == 4
     for limit in (1, 2, 3):
-        names = _names_of_participants(cpu_limits.limited("tx_parallel_for", limit))
+        names = _names_of_participants(cpu_limits.limited(limit)["tx_parallel_for"])
         assert len(names) == limit
-    assert len(_names_of_participants(cpu_limits.limited("tx_parallel_for", 64))) == 4
-
-
-def test_blas_is_limited_while_a_limited_product_runs(threads):
-    threads(2)
-    if blas.get_num_threads() < 2:
-        pytest.skip("BLAS was built, or the machine made, for one thread")
-    lowering = cpu_limits._lowering()
-    lower = ctypes.CFUNCTYPE(None, ctypes.c_int32)(lowering["tx_lower"])
-    restore = ctypes.CFUNCTYPE(None)(lowering["tx_raise"])
-    lower(1), lower(2)
-    assert blas.get_num_threads() == 1
-    restore()
-    assert blas.get_num_threads() == 1
-    restore()
-    assert blas.get_num_threads() == 2
+    assert len(_names_of_participants(cpu_limits.limited(64)["tx_parallel_for"])) == 4
 
 
 def test_the_option_threads():
@@ -280,11 +265,10 @@ def test_threadpoolctl_sees_and_limits_the_pool(threads):
     assert ours() == [3]
     with threadpoolctl.threadpool_limits(1):
         assert ours() == [1] and cpu_threads.get_num_threads() == 1
-        assert blas.get_num_threads() == 1
         assert len(_names_of_participants(loop_address)) == 1
     assert ours() == [3] and cpu_threads.get_num_threads() == 3
     with threadpoolctl.threadpool_limits({"tetractys": 2}):
-        assert ours() == [2] and blas.get_num_threads() == min(3, blas.get_num_threads())
+        assert ours() == [2]
     assert ours() == [3]
 
 
@@ -297,22 +281,6 @@ assert np.all(loop.run(1000, 1)[0] == 1)
 print("done")
 """)
     assert done.stdout == "done\n", done.stderr
-
-
-def test_a_limit_holds_for_code_loaded_under_it():
-    pytest.importorskip("threadpoolctl")
-    done = _python("""
-import threadpoolctl
-import tetractys as tx
-from tetractys import tensor as T
-from tetractys.runtime import blas
-x = T.dmatrix("x")
-f = tx.function([x], T.dot(x, x))
-with threadpoolctl.threadpool_limits(1, user_api="blas"):
-    f(np.ones((3, 3)))
-    print(blas.get_num_threads())
-""", OMP_NUM_THREADS="2", TETRACTYS_NUM_THREADS="")
-    assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.parametrize("files, cpus", [
@@ -341,11 +309,9 @@ print(cpu_threads.get_num_threads())
     assert done.stdout == "1\n", done.stderr
 
 
-def test_blas_follows_the_number_of_threads(threads):
+def test_blas_has_one_thread(threads):
     assert blas.available() and blas.core_name()
     threads(2)
-    assert blas.get_num_threads() == min(2, blas.get_num_threads())
-    threads(1)
     assert blas.get_num_threads() == 1
     assert blas.address("cblas_sgemm") and blas.address("cblas_dgemm")
     with pytest.raises(Exception, match="cblas_nothing"):

@@ -20,6 +20,7 @@ from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
 from .llvm_writer import Module
+from .machine import Machine, machine_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class LlvmOptions:
         LLVM's feature string; the host's when ``cpu`` is empty.
     speed_level : int
         0 to 3, as a C compiler's ``-O``.
+    has_blas : bool
+        Whether the runtime offers CBLAS.
     keep_text : bool
         Whether ``Artifact.notes`` gets the optimised IR (``llvm``) and the assembly.
     """
@@ -41,6 +44,7 @@ class LlvmOptions:
     cpu: str = ""
     features: str = ""
     speed_level: int = 3
+    has_blas: bool = False
     keep_text: bool = False
 
 
@@ -64,7 +68,7 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     InternalError
         If the program is ill-formed.
     """
-    text = module_text(program)
+    text = module_text(program, host_machine(options))
     code, notes = compile_module(text, options)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
@@ -91,9 +95,9 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     )
 
 
-def module_text(program: Program) -> str:
+def module_text(program: Program, machine: Machine = Machine()) -> str:
     """Return the LLVM IR of a program, before optimisation."""
-    module = Module()
+    module = Module(machine)
     emit_run(module, program)
     emit_plan(module, program)
     return module.text()
@@ -132,6 +136,12 @@ def describe_host() -> str:
     version = ".".join(map(str, llvm.llvm_version_info))
     return " ".join((version, llvm.get_process_triple(), llvm.get_host_cpu_name(),
                      llvm.get_host_cpu_features().flatten()))
+
+
+def host_machine(options: LlvmOptions) -> Machine:
+    """Return what shapes loops for ``options``."""
+    features = options.features if options.cpu else llvm.get_host_cpu_features().flatten()
+    return machine_of(llvm.get_process_triple(), features, options.has_blas)
 
 
 @cache

@@ -1,147 +1,426 @@
-"""Contractions on the CPU: CBLAS where its conventions allow, else plain loops.
+"""Contractions on the CPU: the loops around the micro-kernels of ``llvm_gemm.py``.
 
-One function per dtype takes all sizes and strides and decides at run time which operand is
-transposed, so symbolic sizes need no case distinction in the caller.
+A product is cut into *tasks*, blocks of rows and columns of C, which any thread may compute; a task
+walks the inner axis to its end, so the order of additions, and with it every bit of the result,
+depends on the sizes only::
+
+    for each task (batch element, columns, rows):
+      for each block of the inner axis:
+        for each panel of columns:          B's panel is copied by the first tile, and stays in L1
+          for each tile of rows:            a micro-kernel
+      the epilogue on the task's rows       while they are in the cache
+
+Where BLAS measures better, on large products of known sizes, a task is one call of it.
 """
 
 from __future__ import annotations
 
-from ..dims import Symbol, as_dim
-from ..loop.ir import Accumulate, Buffer, For, If, Let, Load, Local, Nest, Store
-from ..loop.scalar import apply, const, index
-from ..loop.text import nest_signature
-from .llvm_kernel import emit_kernel
+from dataclasses import dataclass
+
+from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, prod, symbols_of
+from ..dtypes import SIZES
+from ..program import Contract
+from .llvm_blas import blas_call, fits_blas
+from .llvm_gemm import LINE_BYTES, Source, Tile, micro_kernel, packing
+from .llvm_kernel import KernelCode, emit_task
 from .llvm_scalar import llvm_type
-from .llvm_writer import Module
+from .llvm_writer import FunctionWriter, Module
+from .machine import Machine
 
-SIZES = ("batch", "m", "n", "k", "ob", "om", "on", "lb", "lm", "lk", "rb", "rm", "rn")
-"""Size arguments of a contraction: the extents, then the strides of out, left and right."""
+PANEL_BYTES = 16 << 10
+"""Of a panel of B: half of a first-level cache."""
 
-_LEADING = """
-define internal i64 @tx.leading(i64 %rows, i64 %columns, i64 %row, i64 %column)
-    noinline optnone nounwind {
-  ; The leading dimension of a row-major matrix with these strides; 0 when BLAS cannot express it.
-  %narrow = icmp sle i64 %columns, 1
-  %adjacent = icmp eq i64 %column, 1
-  %unit = or i1 %narrow, %adjacent
-  %least = call i64 @llvm.smax.i64(i64 %columns, i64 1)
-  %single = icmp sle i64 %rows, 1
-  %leading = select i1 %single, i64 %least, i64 %row
-  %apart = icmp sge i64 %leading, %least
-  %fits = icmp sle i64 %leading, 2147483647
-  %possible = and i1 %unit, %apart
-  %good = and i1 %possible, %fits
-  %result = select i1 %good, i64 %leading, i64 0
-  ret i64 %result
-}"""
+LEAST_INNER = 192
+"""Steps along the inner axis that pay for loading and storing a tile of C."""
 
-_CONTRACT = """
-define internal void @tx.contract.{T}(ptr %out, ptr %left, ptr %right, {SIZES}, i1 %add)
-    noinline optnone nounwind {{
-entry:
-  %ldc = call i64 @tx.leading(i64 %m, i64 %n, i64 %om, i64 %on)
-  %lda = call i64 @tx.leading(i64 %m, i64 %k, i64 %lm, i64 %lk)
-  %lda.t = call i64 @tx.leading(i64 %k, i64 %m, i64 %lk, i64 %lm)
-  %ldb = call i64 @tx.leading(i64 %k, i64 %n, i64 %rm, i64 %rn)
-  %ldb.t = call i64 @tx.leading(i64 %n, i64 %k, i64 %rn, i64 %rm)
-  %turn.a = icmp eq i64 %lda, 0
-  %turn.b = icmp eq i64 %ldb, 0
-  %a.stride = select i1 %turn.a, i64 %lda.t, i64 %lda
-  %b.stride = select i1 %turn.b, i64 %ldb.t, i64 %ldb
-  %a.kind = select i1 %turn.a, i32 112, i32 111
-  %b.kind = select i1 %turn.b, i32 112, i32 111
-  %least.ab = call i64 @llvm.smin.i64(i64 %a.stride, i64 %b.stride)
-  %least.abc = call i64 @llvm.smin.i64(i64 %least.ab, i64 %ldc)
-  %least = call i64 @llvm.smin.i64(i64 %least.abc, i64 %k)
-  %most.mn = call i64 @llvm.smax.i64(i64 %m, i64 %n)
-  %most = call i64 @llvm.smax.i64(i64 %most.mn, i64 %k)
-  %regular = icmp sge i64 %least, 1
-  %small = icmp sle i64 %most, 2147483647
-  %blas = and i1 %regular, %small
-  %rows = icmp sgt i64 %m, 0
-  %columns = icmp sgt i64 %n, 0
-  %area = and i1 %rows, %columns
-  %some = icmp sgt i64 %batch, 0
-  %work = and i1 %area, %some
-  br i1 %work, label %choose, label %done
-choose:
-  %beta = uitofp i1 %add to {T}
-  %add.word = zext i1 %add to i64
-  %m32 = trunc i64 %m to i32
-  %n32 = trunc i64 %n to i32
-  %k32 = trunc i64 %k to i32
-  %lda32 = trunc i64 %a.stride to i32
-  %ldb32 = trunc i64 %b.stride to i32
-  %ldc32 = trunc i64 %ldc to i32
-  br i1 %blas, label %loop, label %plain
-loop:
-  %i = phi i64 [ 0, %choose ], [ %next, %loop ]
-  %a.at = mul nsw i64 %i, %lb
-  %b.at = mul nsw i64 %i, %rb
-  %c.at = mul nsw i64 %i, %ob
-  %a = getelementptr inbounds {T}, ptr %left, i64 %a.at
-  %b = getelementptr inbounds {T}, ptr %right, i64 %b.at
-  %c = getelementptr inbounds {T}, ptr %out, i64 %c.at
-  call void @{GEMM}(i32 101, i32 %a.kind, i32 %b.kind, i32 %m32, i32 %n32, i32 %k32,
-    {T} 1.0, ptr %a, i32 %lda32, ptr %b, i32 %ldb32, {T} %beta, ptr %c, i32 %ldc32)
-  %next = add nuw nsw i64 %i, 1
-  %more = icmp slt i64 %next, %batch
-  br i1 %more, label %loop, label %done
-plain:
-  call void @tx.plain.{T}(ptr null, {POINTERS}, {PASSED})
-  br label %done
-done:
-  ret void
-}}"""
+TASK_TILES = 16
+"""Tiles of rows in a task: the cost of copying a panel is shared by that many."""
+
+TASK_COLUMNS = 512
+"""Columns of a task."""
+
+TASK_FLOPS = 1 << 22
+"""A product of fewer than four such tasks is cut smaller: some tens of microseconds each."""
+
+NEAR_BYTES = 16 << 10
+"""An operand of at most so many bytes is read where it lies: it stays in the first-level cache."""
+
+WAITING_BYTES = 192 << 10
+"""Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
+
+FLOPS_PER_UNIT = 16
+"""Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
+
+BLAS_LEAST, BLAS_BLOCK = 384, 512
+"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many rows
+and columns (measured: 5 to 10 % faster at 512 and above, as much slower at 256 and below)."""
 
 
-def gemm_name(dtype: str) -> str:
-    """Return the CBLAS routine of a float dtype."""
-    return "cblas_sgemm" if dtype == "float32" else "cblas_dgemm"
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """A kernel that runs on rows of C as soon as they are done.
 
-
-def contract_function(module: Module, dtype: str) -> str:
-    """Include the contraction of a dtype; return its name.
-
-    ``void name(ptr out, ptr left, ptr right, i64 sizes..., i1 add)`` with :data:`SIZES`.
+    Attributes
+    ----------
+    code : KernelCode
+        Its parallel loop runs over rows, or over elements of rows when it is flat.
+    unit : dim
+        Iterations of that loop for one row of C.
+    symbols : tuple of Symbol
+        Its size parameters.
     """
-    kind = llvm_type(dtype)
-    name = f"tx.contract.{kind}"
-    if name not in module.declarations:
-        for extremum in ("smin", "smax"):
-            module.declare(f"llvm.{extremum}.i64", "i64", "i64", "i64")
-        module.declarations["tx.leading"] = _LEADING
-        module.declare(gemm_name(dtype), "void", *["i32"] * 6, kind, "ptr", "i32", "ptr", "i32",
-                       kind, "ptr", "i32")
-        pointers, passed = _emit_plain(module, dtype)
-        module.declarations[name] = _CONTRACT.format(
-            T=kind, GEMM=gemm_name(dtype), SIZES=", ".join(f"i64 %{size}" for size in SIZES),
-            POINTERS=pointers, PASSED=passed)
-    return name
+
+    code: KernelCode
+    unit: DimLike
+    symbols: tuple[Symbol, ...]
 
 
-def _emit_plain(module: Module, dtype: str) -> tuple[str, str]:
-    """Add ``tx.plain``, the contraction as loops; return the texts of its arguments."""
-    sizes = {name: Symbol(name, lower=None) for name in (*SIZES, "add.word")}
-    value = {name: as_dim(symbol) for name, symbol in sizes.items()}
-    b, m, n, k = (Symbol(name) for name in "bmnk")
-    buffers = {name: Buffer(name, dtype, (1,)) for name in ("out", "left", "right")}
-    place = as_dim(b) * value["ob"] + as_dim(m) * value["om"] + as_dim(n) * value["on"]
-    left = Load(buffers["left"], (
-        as_dim(b) * value["lb"] + as_dim(m) * value["lm"] + as_dim(k) * value["lk"],))
-    right = Load(buffers["right"], (
-        as_dim(b) * value["rb"] + as_dim(k) * value["rm"] + as_dim(n) * value["rn"],))
-    total = Local("total", dtype)
-    old = Load(buffers["out"], (place,))
-    adding = apply("ne", index(value["add.word"]), const(0, "int64"))
-    body = For(b, value["batch"], (For(m, value["m"], (For(n, value["n"], (
-        Let(total, const(0, dtype)),
-        For(k, value["k"], (Accumulate(total, "add", apply("mul", left, right)),)),
-        If(adding, (Accumulate(total, "add", old),)),
-        Store(buffers["out"], (place,), total),
-    )),)),))
-    nest = Nest("plain", (body,))
-    signature = nest_signature(nest)
-    emit_kernel(module, f"tx.plain.{llvm_type(dtype)}", nest, signature, "optsize")
-    pointers = ", ".join(f"ptr %{buffer.name}" for buffer in signature.buffers)
-    return pointers, ", ".join(f"i64 %{symbol.name}" for symbol in signature.symbols)
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How a product is cut.
+
+    Attributes
+    ----------
+    rows, vectors : int
+        The tile.
+    task_rows, task_columns : dim
+        Largest block of C of one task; whole tiles.
+    inner : dim
+        Steps of a block of the inner axis.
+    merged : dim
+        Row blocks that one pass over the panels may serve, when a thread has several in a row.
+    uses_blas : bool
+        Whether a task is a call of BLAS.
+    """
+
+    rows: int
+    vectors: int
+    task_rows: DimLike
+    task_columns: DimLike
+    inner: DimLike
+    merged: DimLike
+    uses_blas: bool = False
+
+
+def ceildiv(left: DimLike, right: DimLike) -> DimLike:
+    """Return the quotient rounded up."""
+    return floordiv(left + right - 1, right)
+
+
+def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[int, int]:
+    """Return rows and vectors of the tile that covers a product in the fewest cycles.
+
+    A step of a tile costs a cycle for two multiply-adds or two loads, at least the latency of one
+    multiply-add, which is 4, and a little for what its loads cost beyond the first-level cache;
+    between tiles some cycles are lost.  Its vectors and totals fill the registers.
+    """
+    lanes, registers = machine.lanes(dtype), machine.registers
+    widest = max(2, 2 * PANEL_BYTES // (LEAST_INNER * machine.vector_bytes))
+
+    def cycles(rows: int, vectors: int) -> float:
+        width = -(-n // lanes) if isinstance(n, int) else 64 * vectors
+        height = -(-m // rows) if isinstance(m, int) else 64 / rows
+        full, rest = divmod(width, vectors)
+        step = sum(count * (max(rows * v / 2, (rows + v) / 2, 4.0) + 0.1 * (rows + v) + 0.2)
+                   for count, v in ((full, vectors), (1 if rest else 0, rest)))
+        return step * height
+
+    shapes = [(rows, vectors) for rows in range(1, registers // 2)
+              for vectors in range(1, widest + 1) if (rows + 1) * (vectors + 1) <= registers + 5
+              and rows * vectors + vectors + 1 <= registers]
+    return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
+
+
+def blocking(step: Contract, machine: Machine) -> Blocking:
+    """Decide how a product is cut: from its sizes where they are known."""
+    if machine.has_blas and _is_large(step) and fits_blas(step):
+        rows, columns = _even(step.out.dims[1], BLAS_BLOCK), _even(step.out.dims[2], BLAS_BLOCK)
+        if step.epilogue is not None:
+            rows, columns = _even(step.out.dims[1], BLAS_BLOCK // 2), step.out.dims[2]
+        return Blocking(1, 1, rows, columns, step.left.dims[2], 1, uses_blas=True)
+    batch, m, n = step.out.dims
+    k, size = step.left.dims[2], SIZES[step.out.buffer.dtype]
+    rows, vectors = tile_shape(m, n, step.out.buffer.dtype, machine)
+    width = vectors * machine.lanes(step.out.buffer.dtype)
+    tiles, panels = ceildiv(m, rows), ceildiv(n, width)
+    most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
+    if all(isinstance(size_, int) for size_ in (batch, m, n, k)):
+        blocks = batch * ceildiv(tiles, most)
+        wanted = min(4, 2 * batch * m * n * k // TASK_FLOPS)
+        if blocks < wanted and step.epilogue is not None:
+            most = max(4, ceildiv(tiles * batch, wanted))
+        elif blocks * ceildiv(panels, columns) < wanted:
+            columns = ceildiv(panels * blocks, wanted)
+    if step.epilogue is not None:
+        columns = panels
+    task_rows = maximum(ceildiv(tiles, maximum(ceildiv(tiles, most), 1)) * rows, rows)
+    deepest = max(PANEL_BYTES // (width * size), LEAST_INNER)
+    inner = k
+    if not isinstance(k, int) or k > deepest * 3 // 2:
+        inner = maximum(_even(k, deepest), 1)
+    waiting = task_rows * size * (inner if step.epilogue is None else maximum(inner, n))
+    merged = maximum(minimum(ceildiv(m, task_rows),
+                             floordiv(WAITING_BYTES, maximum(waiting, 1))), 1)
+    return Blocking(rows, vectors, task_rows, maximum(columns, 1) * width, inner, merged)
+
+
+def _even(size: DimLike, most: int) -> DimLike:
+    """Return the length of the fewest equal parts of at most ``most``."""
+    return ceildiv(size, maximum(ceildiv(size, most), 1))
+
+
+def _is_large(step: Contract) -> bool:
+    sizes = (*step.out.dims[1:], step.left.dims[2])
+    return all(isinstance(size, int) and size >= BLAS_LEAST for size in sizes)
+
+
+def contract_work(step: Contract) -> DimLike:
+    """Return the work of a contraction in the scalar operations that thresholds count."""
+    return ceildiv(2 * prod(step.left.dims) * step.out.dims[2], FLOPS_PER_UNIT)
+
+
+def task_count(step: Contract, cut: Blocking) -> DimLike:
+    """Return how many tasks a contraction has."""
+    batch, m, n = step.out.dims
+    return batch * ceildiv(n, cut.task_columns) * ceildiv(m, cut.task_rows)
+
+
+def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol, ...]:
+    """Return the size symbols a contraction's code depends on, in order."""
+    sizes = (step.out.dims, step.left.dims, step.out.strides, step.left.strides,
+             step.right.strides)
+    own = [symbol for dims in sizes for size in dims
+           for symbol in sorted(symbols_of(size), key=lambda s: s.key)]
+    return tuple(dict.fromkeys([*own, *(epilogue.symbols if epilogue is not None else ())]))
+
+
+def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
+                  epilogue: Epilogue | None = None) -> KernelCode:
+    """Add the functions of a contraction: ``name`` and ``name.task``, as of a parallel kernel.
+
+    Its pointers are status, out, left, right, then the epilogue's; its sizes those of
+    :func:`contract_symbols`; its range is one of tasks.
+    """
+    symbols = contract_symbols(step, epilogue)
+    count = len(epilogue.code.roots) if epilogue is not None else 0
+    arguments = ["ptr %status", "ptr %out", "ptr %left", "ptr %right",
+                 *(f"ptr %e{k}" for k in range(count)),
+                 *(f"i64 %s{k}" for k in range(len(symbols))), "i64 %begin", "i64 %end"]
+    writer = FunctionWriter(
+        module, f"define internal void @{name}({', '.join(arguments)}) noinline nounwind")
+    for number, symbol in enumerate(symbols):
+        writer.bind(symbol, f"%s{number}")
+    _ContractWriter(writer, step, cut, epilogue).tasks()
+    writer.run("ret void")
+    writer.finish()
+    code = KernelCode(name, (0,) * (3 + count), len(symbols), True, False)
+    emit_task(module, code)
+    return code
+
+
+class _ContractWriter:
+    """Writes the loops of one contraction."""
+
+    def __init__(self, writer: FunctionWriter, step: Contract, cut: Blocking,
+                 epilogue: Epilogue | None):
+        self.writer, self.step, self.cut, self.epilogue = writer, step, cut, epilogue
+        self.dtype = step.out.buffer.dtype
+        self.kind = llvm_type(self.dtype)
+        self.lanes = writer.module.machine.lanes(self.dtype)
+        self.width = cut.vectors * self.lanes
+        self.batch, self.m, self.n = step.out.dims
+        self.k = step.left.dims[2]
+        self.panel = ""
+        if not cut.uses_blas:
+            most = max(PANEL_BYTES // (self.width * SIZES[self.dtype]), LEAST_INNER)
+            steps = cut.inner if isinstance(cut.inner, int) else most
+            self.panel = writer.name()
+            writer.allocas.append(
+                f"  {self.panel} = alloca {self.kind}, i64 {max(1, steps) * self.width}, "
+                f"align {self.lanes * SIZES[self.dtype]}")
+
+    def operand(self, base: str, offset: DimLike) -> str:
+        """Write an address."""
+        if offset == 0:
+            return base
+        return self.writer.emit(
+            f"getelementptr {self.kind}, ptr {base}, i64 {self.writer.dim(offset)}")
+
+    def tasks(self) -> None:
+        """Write the loop over tasks, rows before columns before the batch."""
+        writer, cut = self.writer, self.cut
+        begin, end, column = Symbol("begin"), Symbol("end"), Symbol("column")
+        writer.bind(begin, "%begin")
+        writer.bind(end, "%end")
+        down = maximum(ceildiv(self.m, cut.task_rows), 1)
+        across = maximum(ceildiv(self.n, cut.task_columns), 1)
+
+        def body() -> None:
+            first = maximum(as_dim(begin) - as_dim(column) * down, 0)
+            last = minimum(as_dim(end) - as_dim(column) * down, down)
+            passes = ceildiv(last - first, cut.merged)
+            turn = Symbol("turn", extent=passes)
+
+            def block() -> None:
+                top = first + as_dim(turn) * cut.merged
+                bottom = minimum(top + cut.merged, last)
+                self.block(floordiv(as_dim(column), across), top * cut.task_rows,
+                           minimum(bottom * cut.task_rows, self.m),
+                           modulo(as_dim(column), across) * cut.task_columns)
+
+            writer.loop(turn, "0", writer.dim(passes), block)
+
+        writer.loop(column, writer.dim(floordiv(as_dim(begin), down)),
+                    writer.dim(ceildiv(as_dim(end), down)), body)
+
+    def block(self, batch: DimLike, top: DimLike, bottom: DimLike, left: DimLike) -> None:
+        """Write the work on rows ``top`` to ``bottom`` of the columns from ``left`` on."""
+        right = minimum(left + self.cut.task_columns, self.n)
+        if self.cut.uses_blas:
+            self.blas(batch, (top, bottom), (left, right))
+        else:
+            self.walk(batch, (top, bottom), (left, right))
+        if self.epilogue is not None:
+            self.finish(top, bottom)
+
+    def blas(self, batch: DimLike, rows: tuple[DimLike, DimLike],
+             columns: tuple[DimLike, DimLike]) -> None:
+        """Write the call of BLAS."""
+        step = self.step
+        (ob, om, _), (lb, lm, _), (rb, _, rn) = (
+            view.strides for view in (step.out, step.left, step.right))
+        blas_call(self.writer, step, (rows[1] - rows[0], columns[1] - columns[0], self.k), (
+            self.operand("%out", batch * ob + rows[0] * om + columns[0]),
+            self.operand("%left", batch * lb + rows[0] * lm),
+            self.operand("%right", batch * rb + columns[0] * rn)))
+
+    def walk(self, batch: DimLike, rows: tuple[DimLike, DimLike],
+             columns: tuple[DimLike, DimLike]) -> None:
+        """Write the loop over blocks of the inner axis; one of no steps stores zeros."""
+        writer, cut = self.writer, self.cut
+        blocks = maximum(ceildiv(self.k, maximum(cut.inner, 1)), 1)
+        inner = Symbol("inner", extent=blocks)
+
+        def body() -> None:
+            start = as_dim(inner) * cut.inner if blocks != 1 else 0
+            adds = "true"
+            if not self.step.add:
+                adds = "false" if blocks == 1 else writer.emit(
+                    f"icmp ne i64 {writer.dim(as_dim(inner))}, 0")
+            self.panels(batch, rows, columns, start, minimum(cut.inner, self.k - start), adds)
+
+        if blocks == 1:
+            body()
+        else:
+            writer.loop(inner, "0", writer.dim(blocks), body)
+
+    def panels(self, batch: DimLike, rows: tuple[DimLike, DimLike],
+               columns: tuple[DimLike, DimLike], start: DimLike, steps: DimLike,
+               adds: str) -> None:
+        """Write the loop over full panels, and the last, narrower one."""
+        writer = self.writer
+        left, right = columns
+        full = floordiv(right - left, self.width)
+        panel = Symbol("panel", extent=full)
+
+        def whole() -> None:
+            self.tiles(batch, rows, left + as_dim(panel) * self.width, self.width, start, steps,
+                       adds)
+
+        if not (isinstance(self.n, int) and self.n < self.width):
+            writer.loop(panel, "0", writer.dim(full), whole)
+        if isinstance(self.n, int) and self.n % self.width == 0:
+            return
+        at = left + full * self.width
+        more = writer.emit(f"icmp slt i64 {writer.dim(at)}, {writer.dim(right)}")
+        width: DimLike = self.n % self.width if isinstance(self.n, int) else right - at
+        writer.branch_if(more, lambda: self.tiles(batch, rows, at, width, start, steps, adds))
+
+    def tiles(self, batch: DimLike, rows: tuple[DimLike, DimLike], column: DimLike,
+              width: DimLike, start: DimLike, steps: DimLike, adds: str) -> None:
+        """Write the tiles of one panel, from the top row to the bottom row."""
+        writer, step, cut = self.writer, self.step, self.cut
+        top, bottom = rows
+        (ob, om, _), (lb, lm, lk), (rb, rk, rn) = (
+            view.strides for view in (step.out, step.left, step.right))
+        vectors = ceildiv(width, self.lanes) if isinstance(width, int) else cut.vectors
+        masks = not isinstance(width, int) or width % self.lanes != 0
+        height = min(cut.rows, self.m) if isinstance(self.m, int) else cut.rows
+        clamps = not isinstance(self.m, int) or self.m % height != 0
+        b = self.operand("%right", batch * rb + start * rk + column * rn)
+
+        def tile(source: Source, row: DimLike) -> None:
+            kernel = micro_kernel(writer.module, Tile(
+                self.dtype, self.lanes, height, vectors, source, clamps, masks))
+            a = self.operand("%left", batch * lb + row * lm + start * lk)
+            c = self.operand("%out", batch * ob + row * om + column)
+            m_stride, k_stride, b_stride, c_stride, k, count, valid = map(writer.dim, (
+                lm, lk, rk, om, steps, minimum(bottom - row, height), width))
+            writer.run(
+                f"call void {kernel}(ptr {a}, i64 {m_stride}, i64 {k_stride}, ptr {b}, "
+                f"i64 {b_stride}, ptr {self.panel}, ptr {c}, i64 {c_stride}, i64 {k}, i1 {adds}, "
+                f"i64 {count}, i64 {valid})")
+
+        count = ceildiv(bottom - top, height)
+        number = Symbol("tile", extent=count)
+        source, first = self.start_panel(b, vectors, width, steps)
+        if first:
+            tile("packing", top)
+
+        def following() -> None:
+            if first:
+                share = ceildiv(steps, maximum(count, 1))
+                self.fetch(batch * rb + (start + as_dim(number) * share) * rk
+                           + column + self.width, share)
+            tile(source, top + as_dim(number) * height)
+
+        writer.loop(number, str(first), writer.dim(count), following)
+
+    def start_panel(self, b: str, vectors: int, width: DimLike, steps: DimLike
+                    ) -> tuple[Source, int]:
+        """Write what precedes a panel's tiles.
+
+        Returns
+        -------
+        source : str
+            Where the tiles read B.
+        first : int
+            1 when the first tile has to copy the panel, else 0.
+        """
+        writer, (_, rk, rn) = self.writer, self.step.right.strides
+        if rn != 1:
+            pack = packing(writer.module, self.dtype, self.lanes, vectors)
+            writer.run(f"call void {pack}(ptr {b}, i64 {writer.dim(rk)}, i64 {writer.dim(rn)}, "
+                       f"i64 {writer.dim(width)}, i64 {writer.dim(steps)}, ptr {self.panel})")
+            return "packed", 0
+        extent = self.k * rk * SIZES[self.dtype]
+        is_near = isinstance(extent, int) and extent <= NEAR_BYTES
+        if is_near or isinstance(self.m, int) and self.m <= self.cut.rows:
+            return "direct", 0
+        return "packed", 1
+
+    def fetch(self, offset: DimLike, count: DimLike) -> None:
+        """Write prefetches of some rows of the next panel, whose lines lie far apart in B.
+
+        Each asks for the last line of the row's part: what comes before it came with this panel.
+        """
+        writer, rk = self.writer, self.step.right.strides[1]
+        line = LINE_BYTES // SIZES[self.dtype]
+        row = Symbol("ahead", extent=count)
+        prefetch = writer.module.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
+
+        def ask() -> None:
+            for last in range(line - 1, max(self.width, line), line):
+                place = self.operand("%right", offset + as_dim(row) * rk + last)
+                writer.run(f"call void {prefetch}(ptr {place}, i32 0, i32 3, i32 1)")
+
+        writer.loop(row, "0", writer.dim(count), ask)
+
+    def finish(self, top: DimLike, bottom: DimLike) -> None:
+        """Write the call of the epilogue on finished rows."""
+        epilogue, writer = self.epilogue, self.writer
+        passed = ["ptr %status", *(f"ptr %e{k}" for k in range(len(epilogue.code.roots))),
+                  *(f"i64 {writer.symbols[s].text}" for s in epilogue.symbols),
+                  f"i64 {writer.dim(top * epilogue.unit)}",
+                  f"i64 {writer.dim(bottom * epilogue.unit)}"]
+        writer.run(f"call void @{epilogue.code.name}({', '.join(passed)})")

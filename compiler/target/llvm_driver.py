@@ -5,6 +5,8 @@ See ``runtime/artifact.py`` for what they take and return.
 
 from __future__ import annotations
 
+from itertools import count
+
 from ...runtime.artifact import INTERRUPTED, InternalError
 from ..dims import DimLike, Symbol, as_symbol, prod, proves_nonnegative, substitute
 from ..dtypes import SIZES
@@ -12,7 +14,8 @@ from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import Contract, Copy, For, Kernel, Program, Step, View
-from .llvm_contract import contract_function
+from .llvm_contract import (
+    Epilogue, blocking, contract_symbols, contract_work, emit_contract, task_count)
 from .llvm_kernel import KernelCode, emit_kernel, nest_work, parallel_loop
 from .llvm_scalar import memory_type
 from .llvm_writer import FunctionWriter, Module, Value
@@ -83,7 +86,10 @@ def step_work(step: Step, values: dict[Symbol, DimLike]) -> DimLike:
     if isinstance(step, Kernel):
         return substitute(nest_work(step.nest), values)
     if isinstance(step, Contract):
-        return substitute(2 * prod(step.left.dims) * step.out.dims[2], values)
+        work = contract_work(step)
+        if step.epilogue is not None:
+            work = work + nest_work(step.epilogue.nest)
+        return substitute(work, values)
     if isinstance(step, Copy):
         return substitute(prod(step.source.dims), values)
     extent = substitute(step.extent, values)
@@ -131,6 +137,7 @@ class _RunEmitter:
         self.work = program_work(program)
         self.long: str | None = None
         self.frame_words = 0
+        self.serials = count()
 
     def emit(self) -> None:
         """Write the whole function."""
@@ -159,7 +166,7 @@ class _RunEmitter:
         elif isinstance(step, Kernel):
             self.kernel(step, may_stop)
         elif isinstance(step, Contract):
-            self.contract(step)
+            self.contract(step, may_stop)
         else:
             self.copy(step)
         if may_stop and self.long is not None:
@@ -178,15 +185,32 @@ class _RunEmitter:
         code, signature = self.kernels.get(step.nest)
         writer = self.writer
         words = [("ptr", "%status")]
-        words += [("ptr", self.address(signature.buffers[number])) for number in code.roots]
+        words += self.roots(step)
         words += [("i64", writer.symbols[symbol].text) for symbol in signature.symbols]
-        passed = ", ".join(f"{kind} {word}" for kind, word in words)
         if not code.is_parallel:
+            passed = ", ".join(f"{kind} {word}" for kind, word in words)
             writer.run(f"call void @{code.name}({passed})")
             return
-        extent = writer.dim(parallel_loop(step.nest).extent)
-        work = nest_work(step.nest)
-        if isinstance(work, int) and work <= PARALLEL_WORK:
+        self.dispatch(code, words, parallel_loop(step.nest).extent, nest_work(step.nest),
+                      FLAT_UNIT if code.is_flat else 1, may_stop)
+
+    def dispatch(self, code: KernelCode, words: list[tuple[str, str]], trips: DimLike,
+                 work: DimLike, unit: int, may_stop: bool) -> None:
+        """Write the call of a parallel kernel, cut over threads when its work is large.
+
+        Parameters
+        ----------
+        words : list of (str, str)
+            Its arguments, as LLVM types and operands, but for the range.
+        trips : dim
+            Iterations of its parallel loop.
+        unit : int
+            Chunks are multiples of this many iterations.
+        """
+        writer = self.writer
+        extent = writer.dim(trips)
+        if trips == 1 or isinstance(work, int) and work <= PARALLEL_WORK:
+            passed = ", ".join(f"{kind} {word}" for kind, word in words)
             writer.run(f"call void @{code.name}({passed}, i64 0, i64 {extent})")
             return
         self.module.declare("llvm.smax.i64", "i64", "i64", "i64")
@@ -195,7 +219,6 @@ class _RunEmitter:
         for number, (kind, word) in enumerate(words):
             slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")
             writer.run(f"store {kind} {word}, ptr {slot}, align 8")
-        unit = FLAT_UNIT if code.is_flat else 1
         asks = "0"
         if may_stop and self.long is not None:
             asks = writer.emit(f"zext i1 {self.long} to i64")
@@ -205,16 +228,35 @@ class _RunEmitter:
         if asks != "0":
             self.leave_if(stopped)
 
-    def contract(self, step: Contract) -> None:
+    def contract(self, step: Contract, may_stop: bool) -> None:
         """Write the call of a contraction."""
-        name = contract_function(self.module, step.out.buffer.dtype)
-        sizes = (*step.out.dims, step.left.dims[2], *step.out.strides, *step.left.strides,
-                 *step.right.strides)
-        pointers = ", ".join(f"ptr {self.window(view)}"
-                             for view in (step.out, step.left, step.right))
-        passed = ", ".join(f"i64 {self.writer.dim(size)}" for size in sizes)
-        add = "true" if step.add else "false"
-        self.writer.run(f"call void @{name}({pointers}, {passed}, i1 {add})")
+        if 0 in step.out.dims:
+            return
+        epilogue = self.epilogue(step)
+        cut = blocking(step, self.module.machine)
+        code = emit_contract(self.module, f"contract{next(self.serials)}", step, cut, epilogue)
+        words = [("ptr", "%status")]
+        words += [("ptr", self.window(view)) for view in (step.out, step.left, step.right)]
+        if step.epilogue is not None:
+            words += self.roots(step.epilogue)
+        words += [("i64", self.writer.symbols[symbol].text)
+                  for symbol in contract_symbols(step, epilogue)]
+        self.dispatch(code, words, task_count(step, cut), step_work(step, {}), 1, may_stop)
+
+    def epilogue(self, step: Contract) -> Epilogue | None:
+        """Write the kernel of a contraction's epilogue."""
+        if step.epilogue is None:
+            return None
+        code, signature = self.kernels.get(step.epilogue.nest)
+        loop = parallel_loop(step.epilogue.nest)
+        rows = step.out.dims[1]
+        unit = 1 if loop.extent == rows else step.out.dims[2]
+        return Epilogue(code, unit, signature.symbols)
+
+    def roots(self, step: Kernel) -> list[tuple[str, str]]:
+        """Write the addresses that a kernel's code takes."""
+        code, signature = self.kernels.get(step.nest)
+        return [("ptr", self.address(signature.buffers[number])) for number in code.roots]
 
     def copy(self, step: Copy) -> None:
         """Write a copy."""
@@ -272,6 +314,8 @@ class _RunEmitter:
 def _has_check(step: Step) -> bool:
     if isinstance(step, For):
         return any(_has_check(inner) for inner in step.body)
+    if isinstance(step, Contract):
+        return step.epilogue is not None and _has_check(step.epilogue)
     return isinstance(step, Kernel) and any(
         isinstance(stmt, Check) for stmt in statements(step.nest.body))
 

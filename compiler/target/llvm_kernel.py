@@ -153,11 +153,11 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     code = KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
                       is_flat)
     if outer is not None:
-        _emit_task(module, code)
+        emit_task(module, code)
     return code
 
 
-def _emit_task(module: Module, code: KernelCode) -> None:
+def emit_task(module: Module, code: KernelCode) -> None:
     """Add the function that unpacks a frame and runs a part of the parallel loop."""
     writer = FunctionWriter(
         module,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, Union
 
 from ..dims import Call, DimLike, Symbol, proves_nonnegative
+from .machine import Machine
 
 Lines: TypeAlias = list[Union[str, "Lines"]]
 
@@ -75,11 +76,14 @@ class Module:
 
     Attributes
     ----------
+    machine : Machine
+        What the code is for.
     declarations : dict of str
         Text of each external function or helper used, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine = Machine()) -> None:
+        self.machine = machine
         self.declarations: dict[str, str] = {}
         self.functions: list[str] = []
         self.metadata: list[str] = []
@@ -220,6 +224,45 @@ class FunctionWriter:
         suffix = f", !llvm.loop {self.module.loop_metadata(hints)}" if hints else ""
         self.run(f"br i1 {again}, label %{top}, label %{after}{suffix}")
         self.start(after)
+
+    def carry(self, count: str, kinds: list[str], start: list[str],
+              step: Callable[[list[str]], list[str]]) -> list[str]:
+        """Write ``state = step(state)``, ``count`` times over, all in registers.
+
+        Parameters
+        ----------
+        count : str
+            Operand; none of it when not positive.
+        kinds, start : list of str
+            LLVM type and first value of each part of the state.
+        step : callable
+            Writes one iteration: takes the state's registers, returns those of the next one.
+
+        Returns
+        -------
+        list of str
+            The registers of the last state.
+        """
+        top, after = self.label("carry"), self.label("end")
+        before, following = self.block, self.name()
+        enter = self.emit(f"icmp sgt i64 {count}, 0")
+        self.run(f"br i1 {enter}, label %{top}, label %{after}")
+        self.start(top)
+        counter, now = self.name(), [self.name() for _ in kinds]
+        phis: Lines = []
+        self.lines.append(phis)
+        later = step(now)
+        self.run(f"{following} = add nuw nsw i64 {counter}, 1")
+        again = self.emit(f"icmp slt i64 {following}, {count}")
+        phis += [f"  {name} = phi {kind} [ {first}, %{before} ], [ {next_}, %{self.block} ]"
+                 for name, kind, first, next_ in zip(
+                     [counter, *now], ["i64", *kinds], ["0", *start], [following, *later])]
+        last = self.block
+        hint = self.module.loop_metadata(('!"llvm.loop.unroll.disable"',))
+        self.run(f"br i1 {again}, label %{top}, label %{after}, !llvm.loop {hint}")
+        self.start(after)
+        return [self.emit(f"phi {kind} [ {first}, %{before} ], [ {next_}, %{last} ]")
+                for kind, first, next_ in zip(kinds, start, later)]
 
     def dim(self, dim: DimLike) -> str:
         """Return the operand holding a dim's value."""

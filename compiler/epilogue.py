@@ -1,0 +1,138 @@
+"""Attach kernels to the products they follow: program -> program.
+
+A kernel that runs over the rows of a product, and needs of each only that row (bias and activation,
+softmax, the derivative of an activation, the update of a parameter with its gradient), becomes the
+product's *epilogue*: it is run on some rows as soon as they are complete, while they are in the
+cache, by the thread that computed them.
+
+Either the kernel moves up to the product or the product down to the kernel, past steps that touch
+nothing the moved step reads or writes.  Updates of shared variables stay behind ``commit``; a
+product goes there with them only if it is short, since no call can be interrupted there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .dims import DimLike, as_dim, prod, proves_equal
+from .loop.ir import Buffer, Check, For
+from .loop.walk import loads, operands, statements, target_access
+from .program import Contract, Kernel, Program, Step, reads_of, writes_of
+
+LONGEST_LATE = 1 << 29
+"""Floating-point operations that a product may take behind ``commit``: some milliseconds."""
+
+WIDEST = 1024
+"""An epilogue keeps whole rows of a product together; when they are long and few, all of a
+product would be one thread's work."""
+
+FEWEST_ROWS = 32
+
+
+def attach_epilogues(program: Program) -> Program:
+    """Return the program with kernels attached to products, where that is possible."""
+    steps, commit = list(program.steps), program.commit
+    place = 0
+    while place < len(steps):
+        kernel = steps[place]
+        found = _product_for(steps, place, commit) if isinstance(kernel, Kernel) else None
+        if found is None:
+            place += 1
+            continue
+        product = steps[found]
+        target = place if place >= commit > found else found
+        joined = replace(product, epilogue=kernel)
+        del steps[place], steps[found]
+        commit -= (found < commit) + (place < commit)
+        target -= (found < target) + (place < target)
+        steps.insert(target, joined)
+        commit += target < commit
+        place = found if target < place else place
+    return program.with_steps(tuple(steps), commit=commit)
+
+
+def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
+    """Return the latest product that the kernel at ``place`` can be the epilogue of."""
+    kernel = steps[place]
+    for number in range(place - 1, -1, -1):
+        product = steps[number]
+        if isinstance(product, Contract) and _is_followed_by(product, kernel):
+            crosses = number < commit <= place
+            between = steps[number + 1:place]
+            moved = product if crosses else kernel
+            if all(_commute(moved, step) for step in between) \
+                    and not (crosses and _is_long(product)):
+                return number
+            return None
+        if set(_roots(writes_of(product))) & set(_roots(kernel.reads)):
+            return None
+    return None
+
+
+def _is_followed_by(product: Contract, kernel: Kernel) -> bool:
+    """Return whether a kernel needs, for a row of a product, only that row."""
+    batch, m, n = product.out.dims
+    out = product.out.buffer.root()
+    if product.epilogue is not None or batch != 1 or product.out.offset != 0 \
+            or not _is_contiguous(product) or _is_one_task(m, n):
+        return False
+    touched = {*_roots(kernel.reads), *_roots(kernel.writes)}
+    if out not in _roots(kernel.reads) or out in _roots(kernel.writes) \
+            or {product.left.buffer.root(), product.right.buffer.root()} & set(
+                _roots(kernel.writes)):
+        return False
+    loop = kernel.nest.body[0] if len(kernel.nest.body) == 1 else None
+    if not isinstance(loop, For) or loop.mark != "parallel" or not touched \
+            or any(isinstance(stmt, Check) for stmt in statements(kernel.nest.body)):
+        return False
+    is_flat = proves_equal(loop.extent, m * n)
+    if not is_flat and not proves_equal(loop.extent, m):
+        return False
+    return all(_is_own_row(buffer, position, as_dim(loop.index), is_flat, n)
+               for buffer, position in _accesses(kernel) if buffer.root() is out)
+
+
+def _is_own_row(buffer: Buffer, position: tuple[DimLike, ...], index: DimLike, is_flat: bool,
+                n: DimLike) -> bool:
+    if is_flat:
+        return len(position) == 1 and position[0] == index
+    return len(position) == 2 and position[0] == index and buffer.dims[1] == n
+
+
+def _accesses(kernel: Kernel) -> Iterator[tuple[Buffer, tuple[DimLike, ...]]]:
+    """Yield every access to memory in a kernel."""
+    for stmt in statements(kernel.nest.body):
+        for load in loads(*operands(stmt)):
+            yield load.buffer, load.position
+        access = target_access(stmt)
+        if access is not None:
+            yield access
+
+
+def _is_contiguous(product: Contract) -> bool:
+    """Return whether a product fills a whole buffer, row after row."""
+    _, m, n = product.out.dims
+    return product.out.strides[1:] == (n, 1) \
+        and proves_equal(prod(product.out.buffer.dims), m * n)
+
+
+def _is_one_task(m: DimLike, n: DimLike) -> bool:
+    """Return whether whole rows would leave a large product to one thread."""
+    return isinstance(m, int) and m < FEWEST_ROWS and not (isinstance(n, int) and n <= WIDEST)
+
+
+def _is_long(product: Contract) -> bool:
+    flops = 2 * prod(product.left.dims) * product.out.dims[2]
+    return not isinstance(flops, int) or flops > LONGEST_LATE
+
+
+def _commute(moved: Step, other: Step) -> bool:
+    """Return whether two steps may change places: neither writes what the other touches."""
+    written, touched = set(_roots(writes_of(moved))), set(_roots(reads_of(moved)))
+    return not written & {*_roots(reads_of(other)), *_roots(writes_of(other))} \
+        and not touched & set(_roots(writes_of(other)))
+
+
+def _roots(buffers: tuple[Buffer, ...]) -> list[Buffer]:
+    return [buffer.root() for buffer in buffers]

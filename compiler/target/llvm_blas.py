@@ -1,0 +1,65 @@
+"""Calls of CBLAS: the matrix product of one block, for sizes at which it measures better.
+
+OpenBLAS runs with one thread; the blocks of a product are cut over ours.
+"""
+
+from __future__ import annotations
+
+from ..dims import DimLike
+from ..program import Contract, View
+from .llvm_scalar import llvm_type
+from .llvm_writer import FunctionWriter
+
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
+LARGEST = (1 << 31) - 1
+"""Of a size or a leading dimension: BLAS takes 32-bit integers."""
+
+
+def gemm_name(dtype: str) -> str:
+    """Return the CBLAS routine of a float dtype."""
+    return "cblas_sgemm" if dtype == "float32" else "cblas_dgemm"
+
+
+def fits_blas(step: Contract) -> bool:
+    """Return whether BLAS can take a product's views, all of whose sizes are known."""
+    numbers = [size for view in (step.out, step.left, step.right)
+               for size in (*view.dims, *view.strides)]
+    return all(isinstance(n, int) and n <= LARGEST for n in numbers) \
+        and all(_leading(view) is not None for view in (step.out, step.left, step.right)) \
+        and step.out.strides[2] == 1
+
+
+def _leading(view: View) -> tuple[int, int] | None:
+    """Return the flag and the leading dimension of a view, if BLAS can express it."""
+    _, rows, columns = view.dims
+    _, down, along = view.strides
+    if along == 1 and down >= columns:
+        return PLAIN, down
+    if down == 1 and along >= rows:
+        return TRANSPOSED, along
+    return None
+
+
+def blas_call(writer: FunctionWriter, step: Contract, sizes: tuple[DimLike, DimLike, DimLike],
+              pointers: tuple[str, str, str]) -> None:
+    """Write ``out (+)= left @ right``.
+
+    Parameters
+    ----------
+    sizes : three dims
+        Rows, columns and inner size.
+    pointers : three operands
+        First elements of the blocks of out, left and right.
+    """
+    dtype = step.out.buffer.dtype
+    kind = llvm_type(dtype)
+    (_, c_leading), (a_flag, a_leading), (b_flag, b_leading) = (
+        _leading(view) for view in (step.out, step.left, step.right))
+    routine = writer.module.declare(gemm_name(dtype), "void", *["i32"] * 6, kind, "ptr", "i32",
+                                    "ptr", "i32", kind, "ptr", "i32")
+    rows, columns, inner = (writer.emit(f"trunc i64 {writer.dim(size)} to i32") for size in sizes)
+    out, left, right = pointers
+    writer.run(
+        f"call void {routine}(i32 {ROW_MAJOR}, i32 {a_flag}, i32 {b_flag}, i32 {rows}, "
+        f"i32 {columns}, i32 {inner}, {kind} 1.0, ptr {left}, i32 {a_leading}, ptr {right}, "
+        f"i32 {b_leading}, {kind} {1.0 if step.add else 0.0}, ptr {out}, i32 {c_leading})")
