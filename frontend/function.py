@@ -199,15 +199,26 @@ class Function:
             else:
                 fixed = {symbol: size for symbol, size in sizes.items()
                          if all(seen[symbol] == size for seen in self._seen)}
-            return self.compile(fixed)
+            return self.compile(fixed, sizes)
 
-    def compile(self, fixed: Mapping[Symbol, int] | None = None) -> Variant:
-        """Compile a variant; sizes without a value in ``fixed`` are symbolic."""
+    def compile(self, fixed: Mapping[Symbol, int] | None = None,
+                hints: Mapping[Symbol, int] | None = None) -> Variant:
+        """Compile a variant.
+
+        Parameters
+        ----------
+        fixed : mapping of Symbol to int
+            Sizes known to the code; the others are symbolic.
+        hints : mapping of Symbol to int
+            Sizes at which a memory budget is judged.
+        """
         from .compiler.pipeline import compile_signature
         from .runtime import cache
         from .runtime.call import Executable
-        artifact, stages = compile_signature(
-            self.signature, fixed or {}, self.options, cache)
+        options = self.options
+        if options.memory_budget is not None:
+            options = replace(options, size_hints=dict(hints or {}))
+        artifact, stages = compile_signature(self.signature, fixed or {}, options, cache)
         executable = Executable(
             self._named(artifact), self._storages, self._policies, self.specification.single,
             self.specification.keys, self.specification.borrowed, self.threads)
@@ -293,7 +304,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
              givens: Any = None, on_unused_input: str | None = None,
              allow_input_downcast: bool | None = None, mode: Any = None, name: str | None = None,
              no_default_updates: bool | Sequence[SharedBase] = False,
-             threads: int | None = None) -> Function:
+             threads: int | None = None, memory_budget: int | None = None) -> Function:
     """Compile a function.
 
     Parameters
@@ -319,6 +330,10 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     threads : int, optional
         Most threads a call uses, its own included, for parallel loops and matrix products. Default:
         as :func:`set_num_threads` says. Results do not depend on it.
+    memory_budget : int, optional
+        Bytes that temporaries may take. Where they would take more, values that a gradient needs
+        late are computed twice rather than kept, which changes no bit of the results. The first
+        call raises CompileError, stating the bytes it takes, if that is not enough.
 
     Returns
     -------
@@ -327,7 +342,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     Raises
     ------
     CompileError
-        A number of threads below 1; missing, unused or repeated inputs; a cycle in ``givens``.
+        A number of threads or a budget below 1; missing, unused or repeated inputs; a cycle in ``givens``.
     DtypeError, ShapeError
         Updates or givens of the wrong type.
 
@@ -342,17 +357,21 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     """
     specification = specify(inputs, outputs, updates, givens, on_unused_input,
                             allow_input_downcast, no_default_updates)
-    _check_threads(threads)
-    return Function(specification, name or "function", _options(mode), threads)
+    _check_limit("threads", threads, MOST_THREADS)
+    _check_limit("memory_budget", memory_budget, 1 << 62)
+    options = _options(mode)
+    if memory_budget is not None:
+        options = replace(options, memory_budget=memory_budget)
+    return Function(specification, name or "function", options, threads)
 
 
-def _check_threads(threads: Any) -> None:
-    """Refuse what is no number of threads."""
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)
-                                or not 1 <= threads <= MOST_THREADS):
+def _check_limit(name: str, limit: Any, most: int) -> None:
+    """Refuse what is neither None nor a positive integer."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)
+                              or not 1 <= limit <= most):
         raise CompileError(format_message(
-            f"A function cannot run with threads={threads!r}.", where=format_site(creation_site()),
-            remedy=f"give an integer from 1 to {MOST_THREADS}, or leave it out"))
+            f"A function cannot run with {name}={limit!r}.", where=format_site(creation_site()),
+            remedy=f"give an integer from 1 to {most}, or leave it out"))
 
 
 _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_compile"},
