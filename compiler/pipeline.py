@@ -9,6 +9,7 @@
     inline     bodies of maps are written in terms of the variables around them
     bufferize  fusion, lowering to loop nests, buffers, in-place updates
     attach     kernels that follow a product run on its rows while they are in the cache
+    remat      under a memory budget: values that are recomputed rather than kept
     plan       offsets of temporaries in the arena
     emit       code for the target
 
@@ -67,6 +68,10 @@ class Options:
         Check every level for well-formedness between passes.
     has_blas : bool
         Whether the runtime offers CBLAS, for large products.
+    memory_budget : int or None
+        Bytes that temporaries may take; values are recomputed where they would take more.
+    size_hints : mapping of Symbol to int
+        Sizes at which the budget is judged where the program leaves them open.
     """
 
     optimize: str = "full"
@@ -75,6 +80,8 @@ class Options:
     keep_text: bool = False
     verify: bool = False
     has_blas: bool = True
+    memory_budget: int | None = None
+    size_hints: Mapping[Symbol, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.disabled) - set(PASSES)
@@ -223,10 +230,15 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
     with stages.timed("bufferize"):
         program = bufferize(graph, (*bound, *data), BufferOptions(
             "fusion" not in options.disabled, "in_place" not in options.disabled))
+    plain = program
     if "epilogues" not in options.disabled:
         from .epilogue import attach_epilogues
         with stages.timed("attach"):
             program = attach_epilogues(program)
+    if options.memory_budget is not None:
+        from .remat import rematerialize
+        with stages.timed("rematerialize"):
+            program = rematerialize((program, plain), options.memory_budget, options.size_hints)
     with stages.timed("plan"):
         program = plan_memory(program, "reuse_memory" not in options.disabled)
     stages.program = program

@@ -24,7 +24,7 @@ from . import tensor
 from .compiler.config import config
 from .compiler.graph import Variable
 from .control import map
-from .function import Function, In, function
+from .function import Function, function
 from .gradient import (
     Lop, Rop, grad, hessian, hessian_vector_product, jacobian, subgraph_grad, verify_grad)
 from .graph import clone
@@ -33,13 +33,15 @@ from .runtime.errors import (
     ArgumentError, CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError,
     InternalError, ShapeError, TetractysError)
 from .shared import SharedVariable, shared
+from .specification import In, Out
+from .threads import get_num_threads, set_num_threads
 
 __all__ = [
-    "ArgumentError", "CallError", "CompileError", "DtypeError", "Function", "GradientError", "In",
-    "IndexOutOfRangeError", "InternalError", "Lop", "Rop", "ShapeError", "SharedVariable",
-    "TetractysError", "Variable", "clone", "config", "debugprint", "function", "grad", "hessian",
-    "hessian_vector_product", "jacobian", "map", "pp", "shared", "subgraph_grad", "tensor",
-    "verify_grad",
+    "ArgumentError", "CallError", "CompileError", "DtypeError", "Function", "GradientError",
+    "In", "IndexOutOfRangeError", "InternalError", "Lop", "Out", "Rop", "ShapeError",
+    "SharedVariable", "TetractysError", "Variable", "clone", "config", "debugprint", "function",
+    "get_num_threads", "grad", "hessian", "hessian_vector_product", "jacobian", "map", "pp",
+    "set_num_threads", "shared", "subgraph_grad", "tensor", "verify_grad",
 ]
 
 __version__ = "0.1.0"

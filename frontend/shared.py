@@ -29,8 +29,7 @@ class SharedVariable(SharedBase):
         return_internal_type : bool
             Accepted for Theano's sake; there is one representation.
         """
-        value = self.storage.get()
-        return value if borrow else value.copy()
+        return self.storage.get(borrow)
 
     def set_value(self, new_value: Any, borrow: bool = False) -> None:
         """Replace the value.

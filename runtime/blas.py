@@ -1,4 +1,6 @@
-"""OpenBLAS from the wheel ``scipy-openblas32``: where its functions are, and its threads.
+"""OpenBLAS from the wheel ``scipy-openblas32``: where its functions are.
+
+It runs with one thread: what it computes are blocks of products that are cut over our own.
 
 The library is loaded at the first question, never at import.
 """
@@ -16,7 +18,6 @@ from .errors import CompileError, format_message
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _lock = threading.Lock()
 _found: list[ctypes.CDLL | None] = []
-_threads: list[int] = []
 
 
 def _library() -> ctypes.CDLL | None:
@@ -38,13 +39,8 @@ def _load() -> ctypes.CDLL | None:
         library.scipy_cblas_sgemm, library.scipy_cblas_dgemm  # noqa: B018  (must be there)
     except (OSError, AttributeError):
         return None
-    if _threads:
-        _apply(library, _threads[0])
+    library.scipy_openblas_set_num_threads(ctypes.c_int(1))
     return library
-
-
-def _apply(library: ctypes.CDLL, threads: int) -> None:
-    library.scipy_openblas_set_num_threads(ctypes.c_int(threads))
 
 
 def available() -> bool:
@@ -81,14 +77,6 @@ def core_name() -> str:
         return ""
     library.scipy_openblas_get_corename.restype = ctypes.c_char_p
     return library.scipy_openblas_get_corename().decode()
-
-
-def set_num_threads(threads: int) -> None:
-    """Set the number of threads BLAS uses, now or, when it is not loaded yet, on loading."""
-    with _lock:
-        _threads[:] = [threads]
-        if _found and _found[0] is not None:
-            _apply(_found[0], threads)
 
 
 def get_num_threads() -> int:

@@ -8,7 +8,7 @@ there is nothing to explain, and hands every other call to this one.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import CodeType
 
 import numpy as np
@@ -19,6 +19,7 @@ from .convert import DEFAULT_POLICY, Policy, convert_arguments
 from .cpu import load
 from .errors import CallError, InternalError, ShapeError, TetractysError, format_message
 from .memory import Block, allocate, check_size
+from .results import check_destinations, deliver, destinations, fits
 from .shared import Locks, Storage, hold, locks_of
 
 RELEASE_WORK = 100_000
@@ -46,9 +47,18 @@ class Executable:
         One for each input; by default all are ``Policy()``.
     single : bool
         Return the only result itself, rather than a list of results.
+    keys : sequence of str, optional
+        Return a dict with these keys.
+    borrowed : collection of int
+        Outputs whose array is written again by the next call.
+    threads : int, optional
+        Most threads a call uses.
 
     Attributes
     ----------
+    cells : tuple of (list or None)
+        Of each output: for a borrowed one, a list of its array (or of None); the array belongs to
+        the call that holds the arena.
     control : (4,) int64
         Address and bytes of the arena, its lock word, and whether calls release the GIL.
 
@@ -59,21 +69,26 @@ class Executable:
     """
 
     def __init__(self, artifact: Artifact, storages: Sequence[Storage] = (),
-                 policies: Sequence[Policy] = (), single: bool = False):
+                 policies: Sequence[Policy] = (), single: bool = False,
+                 keys: Sequence[str] | None = None, borrowed: Collection[int] = (),
+                 threads: int | None = None):
         self.artifact = artifact
         self.storages = tuple(storages)
         self.policies = tuple(policies) or (DEFAULT_POLICY,) * len(artifact.inputs)
         returned = sum(output.shared is None for output in artifact.outputs)
         if len(self.storages) != len(artifact.shared) or (single and returned != 1) \
-                or len(self.policies) != len(artifact.inputs):
+                or len(self.policies) != len(artifact.inputs) \
+                or (keys is not None and len(keys) != returned):
             raise InternalError(f"{artifact.name}: storages, policies or results do not match")
-        self.single = single
-        self.code = load(artifact)
+        self.single, self.keys = single, None if keys is None else tuple(keys)
+        self.cells: tuple[list[np.ndarray | None] | None, ...] = tuple(
+            [None] if number in borrowed else None for number in range(len(artifact.outputs)))
+        self.code = load(artifact, threads)
         self.writes = artifact.updates_in_place or any(
             output.shared is not None for output in artifact.outputs)
         self.locks = locks_of(self.storages, self.writes)
         self.prologue = None if artifact.prologue is None else Executable(
-            artifact.prologue, self.storages)
+            artifact.prologue, self.storages, threads=threads)
         self.constants = [_constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
         self.control = np.zeros(4, np.int64)
         self._arena_lock = Locks([self.control.ctypes.data + 8 * BUSY], exclusive=True)
@@ -86,13 +101,19 @@ class Executable:
     def __repr__(self) -> str:
         return f"<Executable {self.artifact.name}>"
 
-    def call(self, *values: object, **named: object) -> np.ndarray | list[np.ndarray]:
+    def call(self, *values: object, out: object = None, **named: object) -> object:
         """Call the function on anything array-like.
+
+        Parameters
+        ----------
+        *values, **named : array_like
+        out : ndarray, list, or mapping, optional
+            Arrays for the results, in the structure of the results; None for fresh ones.
 
         Returns
         -------
-        ndarray or list of ndarray
-            Fresh C-contiguous arrays; 0-d results are 0-d arrays.
+        ndarray, list of ndarray, or dict of str to ndarray
+            C-contiguous arrays; 0-d results are 0-d arrays.
 
         Raises
         ------
@@ -106,55 +127,60 @@ class Executable:
             When the user interrupted a long call; shared variables are then unchanged.
         """
         return self.run(convert_arguments(
-            self.artifact.name, self.artifact.inputs, self.policies, values, named))
+            self.artifact.name, self.artifact.inputs, self.policies, values, named), out)
 
-    def run(self, arrays: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    def run(self, arrays: Sequence[np.ndarray], out: object = None) -> object:
         """Call the function on arrays as ``convert_arguments`` returns them."""
+        given = iter(destinations(
+            self.artifact.name, out, sum(o.shared is None for o in self.artifact.outputs),
+            self.single, self.keys))
+        places = [next(given) if output.shared is None else None
+                  for output in self.artifact.outputs]
         with hold(self.locks):
             shared = [storage.cell[0] for storage in self.storages]
-            outputs = self._execute(arrays, shared)
+            outputs = self._execute(arrays, shared, places)
             results = []
             for output, array in zip(self.artifact.outputs, outputs, strict=True):
                 if output.shared is None:
                     results.append(array)
                 else:
                     self.storages[output.shared].cell[0] = array
-        return results[0] if self.single else results
+        return deliver(results, self.single, self.keys)
 
     def release_memory(self) -> None:
-        """Free the memory kept for temporaries between calls."""
+        """Free the memory kept between calls: that of temporaries and of borrowed outputs."""
         with hold(self._arena_lock, wait=False) as mine:
             if mine:
                 self._keep(Block(0))
+                for cell in self.cells:
+                    if cell is not None:
+                        cell[0] = None
 
-    def _execute(self, inputs: Sequence[np.ndarray], shared: list[np.ndarray]) -> list[np.ndarray]:
+    def _execute(self, inputs: Sequence[np.ndarray], shared: list[np.ndarray],
+                 places: Sequence[object]) -> list[np.ndarray]:
         artifact = self.artifact
-        for argument, array in zip(artifact.shared, shared, strict=True):
-            if array.dtype != argument.dtype or array.ndim != len(argument.axes):
-                raise CallError(format_message(
-                    f"The value of shared variable {argument.name} has another type than when "
-                    "the function was compiled.",
-                    f"compiled for {argument.dtype}, {len(argument.axes)}-dimensional; now "
-                    f"{array.dtype}, {array.ndim}-dimensional", argument.site))
+        _check_shared(artifact, shared)
         if self.writes:
             inputs = [_apart(array, shared) for array in inputs]
         symbols = bind_symbols(artifact, [*inputs, *shared])
         if self.prologue is not None:
-            symbols += [int(v) for v in self.prologue._execute(inputs, shared)]
+            symbols += [int(v) for v in self.prologue._execute(
+                inputs, shared, [None] * len(self.prologue.artifact.outputs))]
         if len(symbols) != artifact.symbol_count:
             raise InternalError(f"{artifact.name}: {len(symbols)} sizes for "
                                 f"{artifact.symbol_count} symbols")
         sizes = (ctypes.c_int64 * max(1, len(symbols)))(*symbols)
         arena_bytes, shapes = self._planned(symbols, sizes)
-        outputs = [allocate(shape, output.dtype)
-                   for shape, output in zip(shapes, artifact.outputs, strict=True)]
-        arrays = [*inputs, *shared, *outputs, *self.constants]
-        pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+        check_destinations(artifact, shapes, places, shared)
         release = self.control[RELEASE] or self._evaluate(self._work, symbols, 0) >= RELEASE_WORK
         run = self._run_without_gil if release else self._run
         self.control[RELEASE] = bool(release)
         status = (ctypes.c_int64 * 2)()
         with hold(self._arena_lock, wait=False) as mine:
+            outputs = [self._target(number, shape, place, inputs, mine)
+                       for number, (shape, place) in enumerate(zip(shapes, places, strict=True))]
+            arrays = [*inputs, *shared, *outputs, *self.constants]
+            pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
             block = self._block if mine else Block(0)
             if block.size < arena_bytes:
                 block = Block(arena_bytes)
@@ -165,7 +191,27 @@ class Executable:
             cpu_poll.raise_interrupt()
         if code:
             raise self._failure(code, status[1])
-        return outputs
+        for place, output in zip(places, outputs, strict=True):
+            if place is not None and place is not output:
+                np.copyto(place, output)
+        return [output if place is None else place
+                for place, output in zip(places, outputs, strict=True)]
+
+    def _target(self, number: int, shape: tuple[int, ...], place: object,
+                inputs: Sequence[np.ndarray], mine: bool) -> np.ndarray:
+        """Return the array the code writes an output into; never one that it reads.
+
+        ``mine`` says that this call holds the arena, and with it the borrowed outputs.
+        """
+        dtype, cell = self.artifact.outputs[number].dtype, self.cells[number]
+        if place is None and cell is not None and mine and fits(cell[0], dtype, shape):
+            place = cell[0]
+        if place is not None and not any(np.may_share_memory(place, array) for array in inputs):
+            return place
+        fresh = allocate(shape, dtype)
+        if cell is not None and mine:
+            cell[0] = fresh
+        return fresh
 
     def _keep(self, block: Block) -> None:
         """Make a block the persistent arena; its lock must be held."""
@@ -226,6 +272,17 @@ class Executable:
             return eval(expression, {**_ARITHMETIC, "s": symbols})  # noqa: S307  (our own text)
         except ArithmeticError:
             return otherwise
+
+
+def _check_shared(artifact: Artifact, shared: Sequence[np.ndarray]) -> None:
+    """Refuse shared values of another type than the code was compiled for."""
+    for argument, array in zip(artifact.shared, shared, strict=True):
+        if array.dtype != argument.dtype or array.ndim != len(argument.axes):
+            raise CallError(format_message(
+                f"The value of shared variable {argument.name} has another type than when "
+                "the function was compiled.",
+                f"compiled for {argument.dtype}, {len(argument.axes)}-dimensional; now "
+                f"{array.dtype}, {array.ndim}-dimensional", argument.site))
 
 
 def _error_class(kind: str) -> type[TetractysError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import blas, cpu_locks, cpu_poll, cpu_threads
+from . import blas, cpu_limits, cpu_locks, cpu_poll, cpu_threads
 from .artifact import EXTERNALS, Artifact
 from .cpu_jit import Library, link
 from .errors import CompileError, InternalError, format_message
@@ -25,8 +25,14 @@ class Code:
         self.run = library[artifact.symbol_run]
 
 
-def load(artifact: Artifact) -> Code:
+def load(artifact: Artifact, threads: int | None = None) -> Code:
     """Link an artifact's object code into this process.
+
+    Parameters
+    ----------
+    artifact : Artifact
+    threads : int, optional
+        Most threads its parallel loops and products use; default: all that others use.
 
     Raises
     ------
@@ -39,7 +45,7 @@ def load(artifact: Artifact) -> Code:
         raise CompileError(format_message(
             "Code for another device cannot be loaded on the CPU.",
             f"function {artifact.name}, device {artifact.target}"))
-    imports = {name: _external(name) for name in artifact.externals}
+    imports = {name: _external(name, threads) for name in artifact.externals}
     cpu_locks.install()
     try:
         library = link(artifact.code, imports, (artifact.symbol_plan, artifact.symbol_run))
@@ -50,12 +56,12 @@ def load(artifact: Artifact) -> Code:
     return Code(artifact, library)
 
 
-def _external(name: str) -> int:
+def _external(name: str, threads: int | None) -> int:
     if name not in EXTERNALS:
         raise InternalError(f"compiled code imports {name}, which the runtime does not offer")
-    if name in ("tx_parallel_for", "tx_parallel_until"):
-        return cpu_threads.library()[name]
     if name == "tx_poll":
         return cpu_poll.library()[name]
-    blas.set_num_threads(1)  # called from our own threads
+    if name in ("tx_parallel_for", "tx_parallel_until"):
+        own = cpu_threads.library() if threads is None else cpu_limits.limited(threads)
+        return own[name]
     return blas.address(name)

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from . import cpu_entry_text as layout
-from . import cpu_poll
-from .artifact import Argument
+from . import cpu_blocks, cpu_poll
 from .call import Executable
+from .convert import Policy
 from .cpu_jit import Library, assemble, link, loading, python_functions
 
 MAX_WORDS = 8192
@@ -30,8 +31,12 @@ MAX_WORDS = 8192
 
 MAX_RANK = 32
 
+DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+          "float16", "float32", "float64")
+"""Data types whose NumPy numbers the entry reads in place."""
+
 # numpy/__multiarray_api.h: slots of the table in numpy._core._multiarray_umath._ARRAY_API.
-SLOT_ARRAY_TYPE, SLOT_NEW_FROM_DESCR = 2, 94
+SLOT_ARRAY_TYPE, SLOT_NEW_FROM_DESCR, SLOT_GET_HANDLER = 2, 94, 305
 _METH_FASTCALL_KEYWORDS = 0x0080 | 0x0002
 
 
@@ -46,11 +51,12 @@ class _Descriptor(np.ndarray):
     """The int64 words of a descriptor; its attributes keep alive what they point to."""
 
 
-_loaded: list[tuple[Library, _MethodDef] | None] = []
+_loaded: list[tuple[Library, _MethodDef, object] | None] = []
 
 
-def make_entry(executable: Executable,
-               slow: Callable[..., object] | None = None) -> Callable[..., object]:
+def make_entry(executable: Executable, slow: Callable[..., object] | None = None,
+               following: Callable[..., object] | None = None,
+               defaults: Sequence[np.ndarray | None] = ()) -> Callable[..., object]:
     """Return the fastest callable for an executable.
 
     Parameters
@@ -59,23 +65,32 @@ def make_entry(executable: Executable,
     slow : callable, optional
         Called with the same arguments whenever the fast path has a doubt: by default
         ``executable.call``; a function with several variants puts its dispatcher here.
+    following : callable, optional
+        Called instead of ``slow`` when the arguments are not those this variant was compiled for:
+        the entry of another variant.
+    defaults : sequence of (ndarray or None)
+        Values of arguments that a call leaves out; by default there are none.
 
     Returns
     -------
     callable
-        ``slow`` itself when the executable has no fast path: it has a prologue or replaces shared
-        storage, or this Python offers none.
+        ``following`` or ``slow`` itself when the executable has no fast path: it has a prologue or
+        replaces shared storage, or this Python offers none.
     """
     slow = executable.call if slow is None else slow
-    words = _descriptor_words(executable, slow)
+    following = slow if following is None else following
+    names = _keywords(executable)
+    defaults = tuple(defaults) or (None,) * len(names)
+    words = _descriptor_words(executable, names, defaults)
     support = _support() if words is not None else None
     if words is None or support is None:
-        return slow
-    library, method = support
+        return following
+    library, method, _ = support
+    words[layout.SLOW], words[layout.NEXT] = id(slow), id(following)
     descriptor = np.array(words, np.int64).view(_Descriptor)
     descriptor.flags.writeable = False
     dtypes = [np.dtype(row.dtype) for row in _typed(executable)]
-    descriptor.kept = (executable, slow, dtypes, library)
+    descriptor.kept = (executable, slow, following, names, defaults, dtypes, library)
     new_function = ctypes.pythonapi.PyCFunction_NewEx
     new_function.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
     new_function.restype = ctypes.py_object
@@ -92,52 +107,85 @@ def _typed(executable: Executable) -> list:
     return [*artifact.inputs, *artifact.shared, *artifact.outputs]
 
 
-def _descriptor_words(executable: Executable, slow: Callable[..., object]) -> list[int] | None:
+def _keywords(executable: Executable) -> list[str | None]:
+    """Return the names by which arguments can be passed; None where two have the same one."""
+    names = [sys.intern(argument.name) for argument in executable.artifact.inputs]
+    return [name if names.count(name) == 1 else None for name in names]
+
+
+def _address(thing: object) -> int:
+    return 0 if thing is None else id(thing)
+
+
+def _descriptor_words(executable: Executable, names: Sequence[str | None],
+                      defaults: Sequence[np.ndarray | None]) -> list[int] | None:
     """Return the descriptor, or None when the executable needs the slow path."""
     artifact = executable.artifact
-    rows = _argument_rows((*artifact.inputs, *artifact.shared), artifact.symbol_count)
-    outputs = [word for output in artifact.outputs
-               for word in (id(np.dtype(output.dtype)), output.rank)]
+    rows = _argument_rows(executable)
     constants = [array.ctypes.data for array in executable.constants]
     result_count = 1 + sum(output.rank for output in artifact.outputs)
+    outputs = [word for output, cell in zip(artifact.outputs, executable.cells)
+               for word in (id(np.dtype(output.dtype)), output.rank,
+                            np.dtype(output.dtype).itemsize, _address(cell))]
     if rows is None or artifact.prologue is not None \
             or any(o.shared is not None or o.rank > MAX_RANK for o in artifact.outputs) \
             or len(executable.storages) != executable.locks.count \
-            or len(rows) + 2 * len(outputs) + len(constants) + result_count > MAX_WORDS:
+            or 2 * len(rows) + 2 * len(outputs) + len(constants) + result_count > MAX_WORDS:
         return None
     cells = [id(storage.cell) for storage in executable.storages]
+    keys = executable.keys
     words = [0] * layout.ROWS
-    words[layout.SLOW] = id(slow)
     words[layout.CONTROL] = executable.control.ctypes.data
     words[layout.PLAN], words[layout.RUN] = executable.code.plan, executable.code.run
     words[layout.INPUTS], words[layout.SHARED] = len(artifact.inputs), len(cells)
     words[layout.OUTPUTS], words[layout.CONSTANTS] = len(artifact.outputs), len(constants)
     words[layout.SYMBOLS], words[layout.RESULTS] = artifact.symbol_count, result_count
-    words[layout.SINGLE], words[layout.WRITES] = executable.single, executable.writes
+    words[layout.STRUCTURE] = layout.DICT if keys is not None \
+        else layout.SINGLE if executable.single else layout.LIST
+    words[layout.WRITES] = executable.writes
+    words[layout.BORROWS] = any(cell is not None for cell in executable.cells)
+    words[layout.OUT_NAME] = 0 if "out" in names else id(sys.intern("out"))
     words += rows
-    for start, section in ((layout.CELLS, cells), (layout.LOCKS, list(executable.locks.words)),
-                           (layout.OUTPUT_ROWS, outputs), (layout.CONSTANT_ROWS, constants)):
+    for start, section in (
+            (layout.CELLS, cells), (layout.LOCKS, list(executable.locks.words)),
+            (layout.OUTPUT_ROWS, outputs), (layout.CONSTANT_ROWS, constants),
+            (layout.NAMES, map(_address, names)), (layout.DEFAULTS, map(_address, defaults)),
+            (layout.KEYS, map(id, keys or ()))):
         words[start] = len(words)
         words += section
     return words
 
 
-def _argument_rows(arguments: Sequence[Argument], symbol_count: int) -> list[int] | None:
+def _argument_rows(executable: Executable) -> list[int] | None:
     """Return the rows that say what each argument must be, or None when a size stays unbound."""
+    artifact = executable.artifact
     rows: list[int] = []
     bound: set[int] = set()
-    for argument in arguments:
+    strict = (Policy(strict=True),) * len(artifact.shared)
+    for argument, policy in zip((*artifact.inputs, *artifact.shared),
+                                (*executable.policies, *strict), strict=True):
         dtype = np.dtype(argument.dtype)
-        rows += [id(dtype), dtype.num, dtype.itemsize, len(argument.axes)]
+        rows += [id(dtype), dtype.num, dtype.itemsize, len(argument.axes),
+                 *_numbers_taken(dtype, policy)]
         for axis in argument.axes:
             symbol = -axis - 1
             rows.append(axis if axis >= 0 else ~(2 * symbol + (symbol in bound)))
             if axis < 0:
                 bound.add(symbol)
-    return rows if bound == set(range(symbol_count)) else None
+    return rows if bound == set(range(artifact.symbol_count)) else None
 
 
-def _support() -> tuple[Library, _MethodDef] | None:
+def _numbers_taken(dtype: np.dtype, policy: Policy) -> tuple[int, int]:
+    """Return the NumPy type and the kind of Python numbers that a 0-d argument takes."""
+    if policy.strict:
+        return 0, layout.KIND_NONE
+    kinds = {"float64": layout.KIND_FLOAT64, "int64": layout.KIND_INT64}
+    if policy.allow_downcast is not False:
+        kinds["float32"] = layout.KIND_FLOAT32
+    return id(dtype.type), kinds.get(dtype.name, layout.KIND_NONE)
+
+
+def _support() -> tuple[Library, _MethodDef, object] | None:
     if not _loaded:
         with loading:
             if not _loaded:
@@ -145,7 +193,7 @@ def _support() -> tuple[Library, _MethodDef] | None:
     return _loaded[0]
 
 
-def _load() -> tuple[Library, _MethodDef] | None:
+def _load() -> tuple[Library, _MethodDef, object] | None:
     table = _array_table()
     if platform.python_implementation() != "CPython" or table is None \
             or sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_holds(table):
@@ -153,15 +201,23 @@ def _load() -> tuple[Library, _MethodDef] | None:
     poll = cpu_poll.library()
     imports = python_functions(
         "PyObject_Vectorcall", "PyList_GetItem", "PyList_New", "PyList_SetItem", "PyErr_Clear",
-        "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
+        "PyDict_New", "PyDict_SetItem", "PyLong_AsLongLongAndOverflow", "PyEval_SaveThread",
+        "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
     imports |= {name: poll[name] for name in ("tx_now", "tx_take_interrupt")}
-    library = link(assemble(layout.entry_text()), imports,
-                   ("tx_entry", "tx_array_type", "tx_new_from_descr"))
-    for name, value in (("tx_array_type", id(np.ndarray)),
-                        ("tx_new_from_descr", table[SLOT_NEW_FROM_DESCR])):
+    handler = None
+    if cpu_blocks.is_supported() and _handler_is_named(table):
+        handler, blocks = cpu_blocks.handler(), cpu_blocks.library()
+        imports |= {name: blocks[name] for name in ("tx_block_take", "tx_block_free")}
+    things = {"tx_array_type": np.ndarray, "tx_float_type": float, "tx_int_type": int,
+              "tx_list_type": list, "tx_tuple_type": tuple, "tx_handler": handler}
+    pointers = {name: _address(thing) for name, thing in things.items()} | {
+        "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR]}
+    text = layout.entry_text(handler is not None)
+    library = link(assemble(text), imports, ("tx_entry", *pointers))
+    for name, value in pointers.items():
         ctypes.c_void_p.from_address(library[name]).value = value
     return library, _MethodDef(b"tetractys_function", library["tx_entry"],
-                               _METH_FASTCALL_KEYWORDS, None)
+                               _METH_FASTCALL_KEYWORDS, None), handler
 
 
 def _array_table() -> ctypes.Array | None:
@@ -172,7 +228,7 @@ def _array_table() -> ctypes.Array | None:
         return None
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
-    return (ctypes.c_void_p * (SLOT_NEW_FROM_DESCR + 1)).from_address(get_pointer(capsule, None))
+    return (ctypes.c_void_p * (SLOT_GET_HANDLER + 1)).from_address(get_pointer(capsule, None))
 
 
 def _layout_holds(table: ctypes.Array) -> bool:
@@ -183,8 +239,30 @@ def _layout_holds(table: ctypes.Array) -> bool:
     strided = np.zeros((4, 6), "int16")[::2, 1:]
     swapped = np.zeros(7, np.dtype("float32").newbyteorder())
     scalar = np.array(True)
-    return all(map(_header_matches, (plain, strided, swapped, scalar))) and _makes_array(
-        table[SLOT_NEW_FROM_DESCR])
+    return all(map(_header_matches, (plain, strided, swapped, scalar))) \
+        and _objects_match() and _makes_array(table[SLOT_NEW_FROM_DESCR])
+
+
+def _objects_match() -> bool:
+    """Compare numbers, tuples and lists with the offsets that the entry reads."""
+    numbers = (2.5, *(np.dtype(name).type(1) for name in DTYPES))
+    payloads = all(ctypes.string_at(id(number) + layout.PAYLOAD, np.asarray(number).nbytes)
+                   == np.asarray(number).tobytes() for number in numbers)
+    pair, several = (numbers[0], numbers), [numbers, *numbers[:2]]
+    sizes = [ctypes.c_ssize_t.from_address(id(these) + layout.TUPLE_SIZE).value
+             for these in (pair, several)]
+    items = ctypes.c_void_p.from_address(id(several) + layout.LIST_ITEMS).value or 0
+    found = [(ctypes.c_void_p * len(these)).from_address(place)[:]
+             for these, place in ((pair, id(pair) + layout.TUPLE_ITEMS), (several, items))]
+    return payloads and sizes == [2, 3] and found == [[*map(id, pair)], [*map(id, several)]]
+
+
+def _handler_is_named(table: ctypes.Array) -> bool:
+    """Return whether arrays name their memory's handler where the entry would write it."""
+    current = ctypes.PYFUNCTYPE(ctypes.py_object)(table[SLOT_GET_HANDLER])()
+    arrays = (np.empty(3), np.empty((2, 5), "int8"))
+    return all(ctypes.c_void_p.from_address(id(array) + layout.HANDLER).value == id(current)
+               and array.flags.num & layout.OWN_DATA_FLAG for array in arrays)
 
 
 def _header_matches(array: np.ndarray) -> bool:

@@ -21,12 +21,12 @@ import ctypes
 import os
 import sys
 import threading
-import warnings
 
-from . import blas, cpu_poll
+from . import cpu_poll, threadpools
 from .cpu_jit import (
     IS_ARM, IS_X86, Library, address_of, assemble, link, loading, system_functions,
 )
+from .processors import MOST_THREADS, default_threads
 
 SPIN_TICKS = max(1, cpu_poll.TICKS_PER_MS * 30 // 1000)
 """How long an idle worker spins before it sleeps: about 30 microseconds."""
@@ -70,6 +70,8 @@ _TEXT = """
 @started = internal global i64 0, align 64
 @workers = internal global i64 0
 @stop = internal global i64 0
+@most = internal global i64 MOST_THREADS
+@limit = internal global i64 0
 @busy = internal global i64 0, align 64
 @body = internal global ptr null, align 64
 @frame = internal global ptr null
@@ -92,11 +94,20 @@ declare i64 @llvm.smax.i64(i64, i64)
 declare i64 @llvm.smin.i64(i64, i64)
 
 define void @tx_parallel_for(ptr %body, ptr %frame, i64 %count, i64 %grain) {
-  %never = call i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 0)
+  %never = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 0,
+                                         i64 MOST_THREADS)
   ret void
 }
 
 define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop) {
+  %result = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain,
+                                          i64 %may.stop, i64 MOST_THREADS)
+  ret i64 %result
+}
+
+; At most `own.limit` threads take part, the calling one included.
+define i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop,
+                                i64 %own.limit) {
   %some = icmp sgt i64 %count, 0
   br i1 %some, label %shape, label %done
 shape:
@@ -109,7 +120,11 @@ shape:
   %chunk = mul i64 %group, %unit
   %chunks.less = udiv i64 %count.less, %chunk
   %chunks = add i64 %chunks.less, 1
-  %single = icmp eq i64 %chunks, 1
+  %one.chunk = icmp eq i64 %chunks, 1
+  %most = load atomic i64, ptr @most monotonic, align 8
+  %limit = call i64 @llvm.smin.i64(i64 %most, i64 %own.limit)
+  %one.thread = icmp sle i64 %limit, 1
+  %single = or i1 %one.chunk, %one.thread
   br i1 %single, label %serial, label %many
 many:
   %started = load atomic i64, ptr @started acquire, align 8
@@ -127,6 +142,7 @@ claim:
   %mine = extractvalue { i64, i1 } %claimed, 1
   br i1 %mine, label %open, label %serial
 open:
+  store i64 %limit, ptr @limit
   store ptr %body, ptr @body
   store ptr %frame, ptr @frame
   store i64 %count, ptr @count
@@ -137,7 +153,11 @@ open:
   store atomic i64 0, ptr @next monotonic, align 8
   %opened = atomicrmw add ptr @generation, i64 1 seq_cst, align 8
   %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
-  %asleep = icmp ne i64 %sleepers, 0
+  %awake = sub i64 %workers, %sleepers
+  %others = sub i64 %limit, 1
+  %few = icmp slt i64 %awake, %others
+  %some.asleep = icmp ne i64 %sleepers, 0
+  %asleep = and i1 %few, %some.asleep
   br i1 %asleep, label %wake, label %work
 wake:
   call void @wake_all()
@@ -262,7 +282,12 @@ join:
   %before = atomicrmw add ptr @active, i64 1 seq_cst, align 8
   %again = load atomic i64, ptr @generation seq_cst, align 8
   %open = icmp eq i64 %again, %seen
-  br i1 %open, label %work, label %late
+  br i1 %open, label %count, label %late
+count:
+  %limit = load i64, ptr @limit
+  %others = sub i64 %limit, 1
+  %wanted = icmp slt i64 %before, %others
+  br i1 %wanted, label %work, label %late
 late:
   %undo = atomicrmw sub ptr @active, i64 1 seq_cst, align 8
   br label %idle
@@ -311,6 +336,11 @@ define void @tx_pool_reset() {
   %a = call i32 @pthread_mutex_init(ptr @mutex, ptr null)
   %b = call i32 @pthread_cond_init(ptr @condition, ptr null)
   store atomic i64 0, ptr @started release, align 8
+  ret void
+}
+
+define void @tx_pool_limit(i64 %most) {
+  store atomic i64 %most, ptr @most monotonic, align 8
   ret void
 }
 
@@ -363,14 +393,17 @@ def _load() -> Library:
             "pthread_mutex_init", "pthread_cond_init", "pthread_mutex_lock",
             "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast", "sched_yield")
     text = _DECLARE_PAUSE + sleep + _TEXT
-    for word, value in (("PAUSE", _PAUSE), ("MAX_CHUNKS", MAX_CHUNKS), ("SPIN_TICKS", SPIN_TICKS)):
+    for word, value in (("PAUSE", _PAUSE), ("MAX_CHUNKS", MAX_CHUNKS), ("SPIN_TICKS", SPIN_TICKS),
+                        ("MOST_THREADS", MOST_THREADS)):
         text = text.replace(word, str(value))
     imports = system_functions(*names) | {
         name: cpu_poll.library()[name] for name in ("tx_now", "tx_poll")} | {
         "tx_start_workers": address_of(_start_callback)}
     loaded = link(assemble(text), imports, (
-        "tx_parallel_for", "tx_parallel_until", "tx_worker", "tx_pool_reset", "tx_pool_prepare",
-        "tx_pool_start", "tx_pool_stop", "tx_pool_forget"))
+        "tx_parallel_for", "tx_parallel_until", "tx_parallel_limited", "tx_worker",
+        "tx_pool_reset", "tx_pool_prepare", "tx_pool_start", "tx_pool_stop", "tx_pool_forget",
+        "tx_pool_limit"))
+    threadpools.register(get_num_threads, set_num_threads)
     _VOID(loaded["tx_pool_reset"])()
     atexit.register(_close)
     if hasattr(os, "register_at_fork"):
@@ -439,59 +472,36 @@ def get_num_threads() -> int:
     number of CPUs this process may use (affinity and control group).
     """
     if not _wanted:
-        _wanted.append(_default_threads())
+        _wanted.append(default_threads())
     return _wanted[0]
 
 
 def set_num_threads(threads: int) -> None:
     """Set how many threads a parallel loop uses, the calling one included.
 
+    Fewer threads than there are leave the others asleep, so this is quick.
+
     Parameters
     ----------
     threads : int
         At least 1.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise ValueError(
-            f"the number of threads must be an integer from 1 to 1024, not {threads!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int) \
+            or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"the number of threads must be an integer from 1 to {MOST_THREADS}, not "
+                         f"{threads!r}")
     with _lock:
-        if threads != get_num_threads():
+        if threads == get_num_threads():
+            return
+        if len(_threads) < threads - 1:
             _stop_workers()
-            _wanted[:] = [threads]
             if _loaded:
                 _VOID(_loaded[0]["tx_pool_forget"])()
+        _wanted[:] = [threads]
+        if _loaded:
+            _limit(threads)
 
 
-def _default_threads() -> int:
-    for name in ("TETRACTYS_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").split(",")[0].strip()
-        if text.isdecimal() and 1 <= int(text) <= 1024:
-            return int(text)
-        if text:
-            warnings.warn(f"{name}={text!r} is not a number of threads: ignored",
-                          RuntimeWarning, stacklevel=2)
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
-    return max(1, min(cpus, _cpu_quota(), 1024))
-
-
-def _cpu_quota() -> int:
-    """Return the CPUs the control group grants, rounded up; a large number without a limit."""
-    unlimited = 1024
-    for quota_file, period_file in (
-            ("/sys/fs/cgroup/cpu.max", None),
-            ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
-        try:
-            with open(quota_file) as file:
-                words = file.read().split()
-            if period_file is not None:
-                with open(period_file) as file:
-                    words += file.read().split()
-            quota, period = int(words[0]), int(words[1])
-        except (OSError, ValueError, IndexError):  # no such file, or the word "max": no limit
-            continue
-        if quota > 0 and period > 0:
-            return -(-quota // period)
-    return unlimited
+def _limit(threads: int) -> None:
+    """Tell compiled code how many threads may take part."""
+    ctypes.CFUNCTYPE(None, ctypes.c_int64)(library()["tx_pool_limit"])(threads)

@@ -275,10 +275,10 @@ def test_another_thread_may_change_a_shape_during_a_call():
     (variant,) = f.variants
     run = variant.executable.run
 
-    def run_late(arrays):
+    def run_late(arrays, out):
         variant.executable.run = run
         w.set_value(np.zeros(4))
-        return run(arrays)
+        return run(arrays, out)
 
     variant.executable.run = run_late
     np.testing.assert_array_equal(f._dispatch(), np.ones(4))

@@ -10,7 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from tetractys.runtime import blas, cpu_threads
+import tetractys as tx
+from tetractys import tensor as T
+from tetractys.runtime import blas, cpu_limits, cpu_threads, processors
 from tetractys.runtime.cpu_jit import assemble, link
 
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -141,7 +143,7 @@ def test_several_threads_take_part(threads):
     parallel_for = ctypes.CFUNCTYPE(None, BODY, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         cpu_threads.library()["tx_parallel_for"])
     parallel_for(BODY(body), None, 60, 1)
-    assert {"tetractys-1", "tetractys-2"} < names and len(names) == 3
+    assert len(names) == 3 and sum(name.startswith("tetractys-") for name in names) == 2
 
 
 def test_many_short_regions(loop, threads):
@@ -195,11 +197,121 @@ def test_number_of_threads(threads):
     assert cpu_threads.get_num_threads() == 3
 
 
-def test_blas_follows_the_number_of_threads(threads):
+def test_fewer_threads_leave_the_others_asleep(loop, threads):
+    threads(4)
+    loop.run(1000, 1)
+    pool = list(cpu_threads._threads)
+    for number in (2, 1, 4, 3):
+        threads(number)
+        words, data, _ = loop.frame(64)
+        loop.repeat(words.ctypes.data, 64, 2000)
+        assert np.all(data == 2000)
+    assert cpu_threads._threads == pool and all(thread.is_alive() for thread in pool)
+
+
+def _names_of_participants(address, chunks=60):
+    names = set()
+
+    def body(frame, begin, end):
+        names.add(threading.current_thread().name)
+        time.sleep(0.002)
+    ctypes.CFUNCTYPE(None, BODY, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)(
+        BODY(body), None, chunks, 1)
+    return names
+
+
+def test_a_function_may_use_fewer_threads(threads):
+    threads(4)
+    assert len(_names_of_participants(cpu_threads.library()["tx_parallel_for"])) == 4
+    for limit in (1, 2, 3):
+        names = _names_of_participants(cpu_limits.limited(limit)["tx_parallel_for"])
+        assert len(names) == limit
+    assert len(_names_of_participants(cpu_limits.limited(64)["tx_parallel_for"])) == 4
+
+
+def test_the_option_threads():
+    x = T.dmatrix("x")
+    product, expected = T.tanh(T.dot(x, x.T)), None
+    for number in (None, 1, 2):
+        f = tx.function([x], [product, T.exp(x).sum()], threads=number)
+        for _ in range(2):
+            results = f(np.ones((300, 300)))
+        expected = expected or results
+        np.testing.assert_array_equal(results[1], expected[1])
+        np.testing.assert_allclose(results[0], expected[0], rtol=1e-14)
+    for wrong in (0, -1, True, 2.0, "2", 10_000):
+        with pytest.raises(tx.CompileError, match="threads=") as caught:
+            tx.function([x], x, threads=wrong)
+        assert "remedy" in str(caught.value) and "test_runtime_threads.py" in str(caught.value)
+
+
+def test_public_names(threads):
+    threads(3)
+    assert tx.get_num_threads() == 3
+    tx.set_num_threads(2)
+    assert cpu_threads.get_num_threads() == 2
+    with pytest.raises(ValueError, match="number of threads"):
+        tx.set_num_threads(0)
+
+
+def test_threadpoolctl_sees_and_limits_the_pool(threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    threads(3)
+    loop_address = cpu_threads.library()["tx_parallel_for"]
+
+    def ours():
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info()
+                if pool["user_api"] == "tetractys"]
+    assert ours() == [3]
+    with threadpoolctl.threadpool_limits(1):
+        assert ours() == [1] and cpu_threads.get_num_threads() == 1
+        assert len(_names_of_participants(loop_address)) == 1
+    assert ours() == [3] and cpu_threads.get_num_threads() == 3
+    with threadpoolctl.threadpool_limits({"tetractys": 2}):
+        assert ours() == [2]
+    assert ours() == [3]
+
+
+def test_threadpoolctl_is_not_needed():
+    done = _python("""
+import sys
+sys.modules["threadpoolctl"] = None
+loop = t.Loop()
+assert np.all(loop.run(1000, 1)[0] == 1)
+print("done")
+""")
+    assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize("files, cpus", [
+    ({"max": "150000 100000"}, 2), ({"max": "max 100000"}, 1024), ({"max": "50000 100000"}, 1),
+    ({"quota": "400000", "period": "100000"}, 4), ({"quota": "-1", "period": "100000"}, 1024),
+    ({"max": "nonsense"}, 1024), ({"quota": "100000"}, 1024), ({}, 1024)])
+def test_quota_of_the_control_group(tmp_path, monkeypatch, files, cpus):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(processors, "_QUOTA_FILES", (
+        (tmp_path / "max", None), (tmp_path / "quota", tmp_path / "period")))
+    assert processors.cpu_quota() == cpus
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("TETRACTYS_NUM_THREADS", raising=False)
+    assert processors.default_threads() == min(cpus, len(os.sched_getaffinity(0)))
+
+
+def test_affinity_of_the_process():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity")
+    done = _python("""
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(cpu_threads.get_num_threads())
+""", OMP_NUM_THREADS="", TETRACTYS_NUM_THREADS="")
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_blas_has_one_thread(threads):
     assert blas.available() and blas.core_name()
     threads(2)
-    assert blas.get_num_threads() == min(2, blas.get_num_threads())
-    threads(1)
     assert blas.get_num_threads() == 1
     assert blas.address("cblas_sgemm") and blas.address("cblas_dgemm")
     with pytest.raises(Exception, match="cblas_nothing"):
