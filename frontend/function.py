@@ -200,6 +200,8 @@ class Function:
         from .runtime import cache
         from .runtime.call import Executable
         from .runtime.cpu_entry import make_entry
+        from .runtime.cpu_support import prepare
+        prepare()
         artifact, stages = compile_signature(
             self.signature, fixed or {}, self.options, cache)
         executable = Executable(self._named(artifact), self._storages, self._policies,
