@@ -23,7 +23,7 @@ from .runtime.convert import Policy, convert_arguments
 from .runtime.errors import CompileError, DtypeError, ShapeError, format_message
 
 if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
-    from .compiler.pipeline import Options, Signature, Stages
+    from .compiler.signature import Options, Signature, Stages
     from .runtime.call import Executable
 
 MAX_VARIANTS = 4
@@ -165,7 +165,7 @@ class Function:
         if self._guarded:
             key = tuple(sizes.values())
             if key not in self._checked:
-                from .compiler.pipeline import check_guards
+                from .compiler.signature import check_guards
                 check_guards(self._results, sizes)
                 if len(self._checked) < 10_000:
                     self._checked.add(key)
@@ -196,14 +196,13 @@ class Function:
 
     def compile(self, fixed: Mapping[Symbol, int] | None = None) -> Variant:
         """Compile a variant; sizes without a value in ``fixed`` are symbolic."""
-        from .compiler.pipeline import compile_signature
+        from .compiler.lookup import find_or_compile
         from .runtime import cache
         from .runtime.call import Executable
         from .runtime.cpu_entry import make_entry
         from .runtime.cpu_support import prepare
         prepare()
-        artifact, stages = compile_signature(
-            self.signature, fixed or {}, self.options, cache)
+        artifact, stages = find_or_compile(self.signature, fixed or {}, self.options, cache)
         executable = Executable(self._named(artifact), self._storages, self._policies,
                                 self._single)
         variant = Variant(dict(fixed or {}), executable, stages)
@@ -239,7 +238,7 @@ class Function:
         """Bytes of the arena of the last variant (None while symbolic or not yet compiled)."""
         if not self.variants:
             return None
-        arena = self.variants[-1].stages.program.arena
+        arena = self.variants[-1].stages.complete().program.arena
         return arena if isinstance(arena, int) else None
 
     @property
@@ -308,7 +307,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
         raise CompileError(format_message(
             "The inputs of a function are a list of variables.", values=repr(inputs),
             where=format_site(creation_site()), remedy="write tx.function([x], ...)"))
-    from .compiler.pipeline import Signature
+    from .compiler.signature import Signature
     specs = [_spec(given, allow_input_downcast) for given in inputs]
     keys = list(outputs) if isinstance(outputs, Mapping) else None
     results = _outputs(outputs)
@@ -336,7 +335,7 @@ _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_c
 
 
 def _options(mode: Any) -> Options:
-    from .compiler.pipeline import Options
+    from .compiler.signature import Options
     from .runtime import blas
     if isinstance(mode, Options):
         return replace(mode, has_blas=mode.has_blas and blas.available())

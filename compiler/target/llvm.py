@@ -19,6 +19,7 @@ from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_host import describe_host  # noqa: F401  (what a target says of the machine it serves)
 from .llvm_writer import Module
 
 
@@ -125,13 +126,6 @@ def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, st
     if options.keep_text:
         notes = {"llvm": str(module), "assembly": machine.emit_assembly(module)}
     return code, notes
-
-
-def describe_host() -> str:
-    """Return what compiled code depends on besides the program: LLVM, processor, features."""
-    version = ".".join(map(str, llvm.llvm_version_info))
-    return " ".join((version, llvm.get_process_triple(), llvm.get_host_cpu_name(),
-                     llvm.get_host_cpu_features().flatten()))
 
 
 @cache
