@@ -38,8 +38,7 @@ def find_or_compile(signature: Signature, sizes: Mapping[Symbol, int], options: 
     with stages.timed("imports"):
         from .pipeline import compile_signature
     artifact, full = compile_signature(signature, sizes, options, store)
-    for name, seconds in full.seconds.items():
-        stages.seconds[name] = stages.seconds.get(name, 0.0) + seconds
+    stages.add_seconds(full)
     full.seconds = stages.seconds
     if key is not None:
         store.put(key, artifact)

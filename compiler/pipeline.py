@@ -93,6 +93,7 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
             FunctionGraph(f"{graph.name}_sizes", graph.inputs, graph.shared,
                           tuple(symbol.variable for symbol in data)),
             interner, options, store, stages.prologue)
+        stages.add_seconds(stages.prologue)
     with stages.timed("bufferize"):
         program = bufferize(graph, (*bound, *data), BufferOptions(
             "fusion" not in options.disabled, "in_place" not in options.disabled))
@@ -247,10 +248,9 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
             return found
     with stages.timed("imports"):
         from .target.llvm import LlvmOptions, compile_program
-    with stages.timed("emit"):
-        level = 1 if options.optimize == "fast_compile" else 3
-        artifact = compile_program(program, LlvmOptions(
-            speed_level=level, keep_text=options.keep_text))
+    level = 1 if options.optimize == "fast_compile" else 3
+    artifact = compile_program(
+        program, LlvmOptions(speed_level=level, keep_text=options.keep_text), stages.timed)
     if key is not None:
         store.put(key, artifact)
     return artifact

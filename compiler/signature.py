@@ -138,6 +138,11 @@ class Stages:
             self.run_passes = None
         return self
 
+    def add_seconds(self, other: Stages) -> None:
+        """Add the times of another run of passes."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the time of a block to a pass."""

@@ -6,6 +6,8 @@ The IR is parsed, verified, optimised for the processor at hand and emitted by l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,7 +47,8 @@ class LlvmOptions:
     keep_text: bool = False
 
 
-def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> Artifact:
+def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
+                    timed: Callable[[str], AbstractContextManager] = nullcontext) -> Artifact:
     """Compile a program for the CPU.
 
     Parameters
@@ -53,6 +56,8 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     program : Program
         Well-formed (see ``program_verify``), with ``offsets`` for its temporaries.
     options : LlvmOptions
+    timed : callable
+        ``with timed(name)`` goes around each phase.
 
     Returns
     -------
@@ -65,8 +70,10 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     InternalError
         If the program is ill-formed.
     """
-    text = module_text(program)
-    code, notes = compile_module(text, options)
+    with timed("write IR"):
+        text = module_text(program)
+    with timed("LLVM"):
+        code, notes = compile_module(text, options)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
     return Artifact(
