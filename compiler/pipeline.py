@@ -248,7 +248,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
             return found
     with stages.timed("imports"):
         from .target.llvm import LlvmOptions, compile_program
-    level = 1 if options.optimize == "fast_compile" else 3
+    level = 0 if options.optimize == "fast_compile" else 3
     artifact = compile_program(
         program, LlvmOptions(speed_level=level, keep_text=options.keep_text), stages.timed)
     if key is not None:

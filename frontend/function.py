@@ -210,7 +210,8 @@ class Function:
         from .runtime.cpu_support import prepare
         start = time.perf_counter()
         prepare()
-        artifact, stages = find_or_compile(self.signature, fixed or {}, self.options, cache)
+        store = None if cache.folder() is None else cache
+        artifact, stages = find_or_compile(self.signature, fixed or {}, self.options, store)
         with stages.timed("link"):
             executable = Executable(self._named(artifact), self._storages, self._policies,
                                     self._single)
