@@ -8,7 +8,7 @@ from functools import partial
 from ..runtime.artifact import Artifact
 from .dims import Symbol
 from .graph_key import graph_key
-from .signature import ArtifactStore, Options, Signature, Stages, paused_collector
+from .signature import ArtifactStore, Options, Signature, Stages, StoredStages, paused_collector
 
 
 @paused_collector()
@@ -32,9 +32,9 @@ def find_or_compile(signature: Signature, sizes: Mapping[Symbol, int], options: 
             key = graph_key(signature, sizes, options, describe_host())
             found = None if key is None else store.get(key)
         if found is not None:
-            stages.is_cached = True
-            stages.run_passes = partial(_stages, signature, sizes, options, store)
-            return found, stages
+            stored = StoredStages(partial(_stages, signature, sizes, options, store))
+            stored.add_seconds(stages)
+            return found, stored
     with stages.timed("imports"):
         from .pipeline import compile_signature
     artifact, full = compile_signature(signature, sizes, options, store)

@@ -114,9 +114,6 @@ class Stages:
         Time by pass.
     is_cached : bool
         Whether the code came from the disk cache.
-    run_passes : callable or None
-        When the artifact was found under the graph's own key, no pass has run: this runs them, and
-        returns stages with every level.
     """
 
     interned: list[Variable] = field(default_factory=list)
@@ -127,17 +124,6 @@ class Stages:
     prologue: Stages | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     is_cached: bool = False
-    run_passes: Callable[[], Stages] | None = None
-
-    def complete(self) -> Stages:
-        """Return the stages with every level, running the passes where none was needed yet."""
-        if self.run_passes is not None:
-            full = self.run_passes()
-            self.interned, self.simplified, self.expanded = \
-                full.interned, full.simplified, full.expanded
-            self.inputs, self.program, self.prologue = full.inputs, full.program, full.prologue
-            self.run_passes = None
-        return self
 
     def add_seconds(self, other: Stages) -> None:
         """Add the times of another run of passes."""
@@ -150,6 +136,35 @@ class Stages:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+LEVELS = ("interned", "simplified", "expanded", "inputs", "program", "prologue")
+"""The attributes of :class:`Stages` that passes fill."""
+
+
+class StoredStages(Stages):
+    """The stages of a function whose code was found under its graph's own key: no pass has run, and
+    whoever first looks at a level runs them all.
+
+    Parameters
+    ----------
+    run_passes : callable
+        Returns stages with every level.
+    """
+
+    __slots__ = ("run_passes",)
+
+    def __init__(self, run_passes: Callable[[], Stages]):
+        # The slots of the levels stay empty: reading one calls ``__getattr__``.
+        self.seconds, self.is_cached, self.run_passes = {}, True, run_passes
+
+    def __getattr__(self, name: str) -> object:
+        if name not in LEVELS:
+            raise AttributeError(name)
+        full = self.run_passes()
+        for level in LEVELS:
+            setattr(self, level, getattr(full, level))
+        return getattr(self, name)
 
 
 @contextmanager

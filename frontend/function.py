@@ -253,7 +253,7 @@ class Function:
         """Bytes of the arena of the last variant (None while symbolic or not yet compiled)."""
         if not self.variants:
             return None
-        arena = self.variants[-1].stages.complete().program.arena
+        arena = self.variants[-1].stages.program.arena
         return arena if isinstance(arena, int) else None
 
     @property

@@ -291,7 +291,7 @@ def test_chains_of_reductions_are_cut_into_kernels():
         y = T.nnet.softmax(y) * 3
     f = tx.function([x], y)
     f(np.ones((2, 5)))
-    steps = f.variants[0].stages.complete().program.steps
+    steps = f.variants[0].stages.program.steps
     totals = [sum(isinstance(stmt, Accumulate) for stmt in statements(step.nest.body))
               for step in steps]
     assert sum(totals) == 60 and max(totals) <= MAX_REDUCTIONS

@@ -286,7 +286,7 @@ def test_a_stored_function_runs_no_pass(folder):
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert first.memory == second.memory
-    assert second.variants[0].stages.complete().program is not None
+    assert second.variants[0].stages.program is not None
 
 
 def test_damaged_entries_are_misses(folder, monkeypatch):
