@@ -6,6 +6,8 @@ The IR is parsed, verified, optimised for the processor at hand and emitted by l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -19,6 +21,7 @@ from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_host import describe_host  # noqa: F401  (what a target says of the machine it serves)
 from .llvm_machine import Machine, probe
 from .llvm_writer import Module
 
@@ -51,7 +54,8 @@ class LlvmOptions:
     keep_text: bool = False
 
 
-def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> Artifact:
+def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
+                    timed: Callable[[str], AbstractContextManager] = nullcontext) -> Artifact:
     """Compile a program for the CPU.
 
     Parameters
@@ -59,6 +63,8 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     program : Program
         Well-formed (see ``program_verify``), with ``offsets`` for its temporaries.
     options : LlvmOptions
+    timed : callable
+        ``with timed(name)`` goes around each phase.
 
     Returns
     -------
@@ -73,8 +79,10 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     """
     machine = replace(vector_unit(options.cpu, options.features, options.triple),
                       has_blas=options.has_blas)
-    text = module_text(program, machine)
-    code, notes = compile_module(text, options)
+    with timed("write IR"):
+        text = module_text(program, machine)
+    with timed("LLVM"):
+        code, notes = compile_module(text, options)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
     return Artifact(
@@ -149,13 +157,6 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, speed_level: i
         passes.add_instruction_combine_pass()
         passes.add_simplify_cfg_pass()
     passes.run(module, builder)
-
-
-def describe_host() -> str:
-    """Return what compiled code depends on besides the program: LLVM, processor, features."""
-    version = ".".join(map(str, llvm.llvm_version_info))
-    return " ".join((version, llvm.get_process_triple(), llvm.get_host_cpu_name(),
-                     llvm.get_host_cpu_features().flatten()))
 
 
 @cache
