@@ -57,7 +57,8 @@ def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
     kernel = steps[place]
     for number in range(place - 1, -1, -1):
         product = steps[number]
-        if isinstance(product, Contract) and _is_followed_by(product, kernel):
+        if isinstance(product, Contract) and product.epilogue is None \
+                and is_row_wise(product, kernel) and not _is_one_task(product):
             crosses = number < commit <= place
             between = steps[number + 1:place]
             moved = product if crosses else kernel
@@ -70,20 +71,19 @@ def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
     return None
 
 
-def _is_followed_by(product: Contract, kernel: Kernel) -> bool:
-    """Return whether a kernel needs, for a row of a product, only that row."""
+def is_row_wise(product: Contract, kernel: Kernel) -> bool:
+    """Return whether a kernel can be a product's epilogue: it needs only its own row, of a product
+    that fills a buffer of its own, and writes none of the operands."""
     batch, m, n = product.out.dims
     out = product.out.buffer.root()
-    if product.epilogue is not None or batch != 1 or product.out.offset != 0 \
-            or not _is_contiguous(product) or _is_one_task(m, n):
+    if batch != 1 or product.out.offset != 0 or not _is_contiguous(product):
         return False
-    touched = {*_roots(kernel.reads), *_roots(kernel.writes)}
     if out not in _roots(kernel.reads) or out in _roots(kernel.writes) \
             or {product.left.buffer.root(), product.right.buffer.root()} & set(
                 _roots(kernel.writes)):
         return False
     loop = kernel.nest.body[0] if len(kernel.nest.body) == 1 else None
-    if not isinstance(loop, For) or loop.mark != "parallel" or not touched \
+    if not isinstance(loop, For) or loop.mark != "parallel" \
             or any(isinstance(stmt, Check) for stmt in statements(kernel.nest.body)):
         return False
     is_flat = proves_equal(loop.extent, m * n)
@@ -117,8 +117,9 @@ def _is_contiguous(product: Contract) -> bool:
         and proves_equal(prod(product.out.buffer.dims), m * n)
 
 
-def _is_one_task(m: DimLike, n: DimLike) -> bool:
+def _is_one_task(product: Contract) -> bool:
     """Return whether whole rows would leave a large product to one thread."""
+    _, m, n = product.out.dims
     return isinstance(m, int) and m < FEWEST_ROWS and not (isinstance(n, int) and n <= WIDEST)
 
 

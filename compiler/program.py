@@ -178,12 +178,14 @@ def bytes_of(buffer: Buffer) -> DimLike:
 
 
 def reads_of(step: Step) -> tuple[Buffer, ...]:
-    """Return the buffers a step reads, each once."""
+    """Return the buffers whose content before the step it reads, each once."""
     if isinstance(step, Kernel):
         return step.reads
     if isinstance(step, Contract):
         found = [step.left.buffer, step.right.buffer] + ([step.out.buffer] if step.add else [])
-        return tuple(dict.fromkeys([*found, *(step.epilogue.reads if step.epilogue else ())]))
+        own = step.out.buffer.root()
+        after = step.epilogue.reads if step.epilogue else ()
+        return tuple(dict.fromkeys([*found, *(b for b in after if b.root() is not own)]))
     if isinstance(step, Copy):
         return (step.source,)
     return tuple(dict.fromkeys(b for inner in step.body for b in reads_of(inner)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..runtime import artifact
 from .dims import DimLike, Symbol, as_symbol, prod, proves_different, proves_equal, symbols_of
 from .dtypes import DTYPES, FLOATS
+from .epilogue import is_row_wise
 from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
 from .loop.walk import buffers_read, buffers_written, statements
@@ -98,7 +99,7 @@ class _Verifier:
         if isinstance(step, Kernel):
             self.kernel(step, number)
         elif isinstance(step, Contract):
-            self.contract(step)
+            self.contract(step, number)
         else:
             self.copy(step)
 
@@ -121,7 +122,7 @@ class _Verifier:
         return any(buffer.root().role == "shared"
                    for step in self.program.steps for buffer in writes_of(step))
 
-    def contract(self, step: Contract) -> None:
+    def contract(self, step: Contract, number: int) -> None:
         """Check a contraction's views."""
         views = (step.out, step.left, step.right)
         for view in views:
@@ -139,6 +140,10 @@ class _Verifier:
             same = operand.buffer.root() is step.out.buffer.root() \
                 and proves_equal(operand.offset, step.out.offset)
             self.require(not same, "the out view is also an operand")
+        if step.epilogue is not None:
+            self.require(is_row_wise(step, step.epilogue),
+                         "the epilogue needs more than its own row")
+            self.kernel(step.epilogue, number)
 
     def view(self, view: View) -> None:
         """Check a view's rank and symbols, and its bounds when they are numbers."""
@@ -178,7 +183,8 @@ class _Verifier:
         root = buffer.root()
         if any(dim == 0 for dim in root.dims):
             return
-        own = isinstance(step, Kernel) and root in {b.root() for b in step.writes}
+        kernel = step.epilogue if isinstance(step, Contract) else step
+        own = isinstance(kernel, Kernel) and root in {b.root() for b in kernel.writes}
         self.require(root.role in ("input", "shared", "constant") or root in self.written or own,
                      f"{buffer!r} is read before any step writes it")
 

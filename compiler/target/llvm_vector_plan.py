@@ -91,7 +91,7 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int) -> Ve
     widths = analysis.float_sizes or analysis.sizes
     lanes = vector_bytes // max(widths, default=vector_bytes)
     if isinstance(loop.extent, int):
-        while lanes >= 2 * loop.extent:
+        while lanes >= 2 * max(loop.extent, 1):
             lanes //= 2
     if lanes < 2:
         return None
