@@ -11,15 +11,16 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
+from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.pipeline import Options
 from tetractys.compiler.program import Contract, Program, View
-from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_contract import blocking, tile_shape
 from tetractys.compiler.target.llvm_machine import Machine
 
 MACHINES = {"SSE": Machine(16, frozenset(), 16), "AVX2": Machine(32, frozenset({4, 8}), 16),
-            "AVX-512": Machine(64, frozenset({1, 2, 4, 8}), 32), "NEON": Machine(16, frozenset(), 32)}
+            "AVX-512": Machine(64, frozenset({1, 2, 4, 8}), 32),
+            "NEON": Machine(16, frozenset(), 32)}
 
 SIZES = [(2, 3, 4), (7, 5, 9), (6, 16, 16), (13, 31, 33), (4, 400, 3), (50, 70, 10), (101, 10, 50),
          (3, 2, 100), (2, 0, 3), (0, 3, 4), (4, 3, 0)]
@@ -140,18 +141,20 @@ def program_of(m, k, n):
     return Program("product", (x, y), (), (out,), (), (step,))
 
 
-@pytest.mark.parametrize("cpu, triple, register, fused", [
-    ("znver5", "x86_64-unknown-linux-gnu", "zmm31", "vfmadd"),
-    ("znver3", "x86_64-unknown-linux-gnu", "ymm15", "vfmadd"),
-    ("apple-m1", "aarch64-unknown-linux-gnu", "v31", "fmla")])
-def test_micro_kernels_keep_their_tile_in_registers(cpu, triple, register, fused):
+@pytest.mark.parametrize("cpu, triple, machine, fused, register", [
+    ("znver5", "x86_64-unknown-linux-gnu", "AVX-512", "vfmadd", "zmm"),
+    ("znver3", "x86_64-unknown-linux-gnu", "AVX2", "vfmadd", "ymm"),
+    ("apple-m1", "aarch64-unknown-linux-gnu", "NEON", "fmla", "v")])
+def test_micro_kernels_keep_their_tile_in_registers(cpu, triple, machine, fused, register):
+    rows, vectors = tile_shape(96, 128, "float32", MACHINES[machine])
     artifact = compile_program(program_of(96, 64, 128), LlvmOptions(
         cpu=cpu, triple=triple, keep_text=True))
     text = artifact.notes["assembly"]
     start = text.index("packed:\n")
     body = text[start:text.index("_end", start)]
     loop = max(_inner_loops(body), key=lambda lines: sum(fused in line for line in lines))
-    assert any(fused in line for line in loop) and register in body
+    steps = [line for line in loop if fused in line and register in line]
+    assert len(steps) % (rows * vectors) == 0 and steps
     # Nothing is spilled inside the loop.
     assert not any("rsp" in line or "[sp" in line for line in loop)
 
