@@ -1,14 +1,14 @@
 """Recompute values instead of keeping them, where the arena exceeds a budget.
 
-Enters a program without a memory plan, leaves one with the same results to the bit.  What a gradient
-keeps from the forward pass is alive all through the middle of the program.  Such a value may be
-dropped after its last early use, and computed again right before the first late one, by the same
+Enters a program without a memory plan, leaves one with the same results to the bit.  What a
+gradient keeps from the forward pass is alive all through the middle of the program.  Such a value
+may be dropped after its last early use, and computed again right before the first late one, by the same
 step on the same operands.
 
 Two ways are tried, the cheaper first, each on the real plan of memory:
 
-1. drop values that one kernel recomputes from what is alive anyway, those first that save most bytes
-   times lifetime for their cost;
+1. drop values that one kernel recomputes from what is alive anyway, those first that save most
+   bytes times lifetime for their cost;
 2. keep every n-th of all long-lived values as a checkpoint and recompute the others, from the
    checkpoint before them, when the first of them is needed: for a chain of ``L`` equal layers,
    ``n = sqrt(L)`` needs memory for ``2 sqrt(L)`` of them, and one more forward pass.

@@ -362,7 +362,8 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     Raises
     ------
     CompileError
-        A number of threads or a budget below 1; missing, unused or repeated inputs; a cycle in ``givens``.
+        A number of threads or a budget below 1; missing, unused or repeated inputs; a cycle in
+        ``givens``.
     DtypeError, ShapeError
         Updates or givens of the wrong type.
 

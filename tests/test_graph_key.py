@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tetractys import tensor as T
 from tetractys.compiler import graph_key as graph_keys
 from tetractys.compiler.config import config
+from tetractys.compiler.dims import as_symbol
 from tetractys.compiler.graph_key import graph_key
 from tetractys.compiler.ops.op import REGISTRY
 from tetractys.compiler.signature import Options, Signature
@@ -179,7 +180,8 @@ def test_every_option_is_part_of_the_key():
     """Also one that does not exist yet: the key is made of the fields there are."""
     x, = vectors("x")
     changed = {"optimize": "fast_compile", "fast_math": True, "keep_text": True, "verify": True,
-               "disabled": frozenset({"fusion", "in_place"}), "has_blas": False}
+               "disabled": frozenset({"fusion", "in_place"}), "has_blas": False,
+               "memory_budget": 1000, "size_hints": {as_symbol(x.type.dims[0]): 5}}
     assert set(changed) == set(Options.__dataclass_fields__)
     keys = [key_of([x], [x], options=replace(Options(), **{name: value}))
             for name, value in changed.items()]

@@ -23,11 +23,11 @@ def double(**options):
 
 
 def test_phases_of_compiling_are_listed():
-    """Every pass of a cold compilation is there, and together they are the whole."""
+    """Every pass of a cold compilation without a budget is there; together they are the whole."""
     f = double()
     f(np.ones(3))
     phases, = f.profile.phases()
-    assert set(phases) == {*PHASES, "other"}
+    assert set(phases) == {*PHASES, "other"} - {"rematerialize"}
     assert all(seconds >= 0 for seconds in phases.values())
     assert sum(phases.values()) == pytest.approx(f.profile.compile_seconds)
 

@@ -155,6 +155,8 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, speed_level: i
         passes.add_global_dead_code_eliminate_pass()
         passes.add_sroa_pass()
         passes.add_instruction_combine_pass()
+        # Separate calls of sigmoid(x) and softplus(x), now inlined, hold one exponential.
+        passes.add_new_gvn_pass()
         passes.add_simplify_cfg_pass()
     passes.run(module, builder)
 

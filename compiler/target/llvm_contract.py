@@ -192,7 +192,8 @@ def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol,
              step.right.strides)
     own = [symbol for dims in sizes for size in dims
            for symbol in sorted(symbols_of(size), key=lambda s: s.key)]
-    return tuple(dict.fromkeys([*own, *(epilogue.signature.symbols if epilogue is not None else ())]))
+    after = () if epilogue is None else epilogue.signature.symbols
+    return tuple(dict.fromkeys([*own, *after]))
 
 
 def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
