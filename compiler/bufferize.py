@@ -18,6 +18,7 @@ from ..runtime.artifact import CompileError, format_message
 from .access import (
     Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
     is_view, reads_of_node)
+from .band import group_bands, lower_band
 from .dims import (
     DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
 from .fuse import Cluster, Plan, fuse
@@ -314,8 +315,12 @@ class _Bufferizer:
     def _steps(self, plan: Plan, forced: set[int]) -> tuple[list[Step], list[Step]]:
         early: list[Step] = []
         commit: list[Step] = []
-        for cluster in plan.clusters:
-            (commit if cluster.is_update else early).extend(self._cluster(cluster, forced))
+        groups = group_bands(plan.clusters, self.memory, forced) if self.options.fusion \
+            else ((cluster,) for cluster in plan.clusters)
+        for group in groups:
+            steps = self._cluster(group[0], forced) if len(group) == 1 \
+                else lower_band(group, self.memory, self.uses)
+            (commit if group[0].is_update else early).extend(steps)
         return early, commit
 
     def _cluster(self, cluster: Cluster, forced: set[int]) -> list[Step]:

@@ -14,6 +14,9 @@ needed in one later cluster only into it, and decides which values get memory.
     column     leading/middle axes   in later clusters
     full       all axes              in later clusters
     step       (a whole operation)   in later clusters
+
+What is not stored is computed by every cluster that needs it.  ``band.py`` then runs together
+clusters that walk the rows of one matrix.
 """
 
 from __future__ import annotations
@@ -43,7 +46,24 @@ computes again what earlier passes did not keep, so that without a bound the cod
 softmaxes grows with the square of its length."""
 
 CHEAP = 2.0
-"""Operations up to this cost, reading one value, are recomputed rather than stored."""
+"""Operations up to this cost are recomputed rather than stored wherever they read one array."""
+
+CHEAP_IN_MEMORY = 9.0
+"""The same for values of arrays too large for the second-level cache.  Storing an element and
+loading it again moves 12 bytes (the line is read before it is written): 0.5 ns at 25 GB/s, the time
+of about nine vectorised additions, and less than that of an exponential."""
+
+IN_CACHE = 1 << 16
+"""Elements of an array known to stay in the second-level cache until it is read."""
+
+MAX_SOURCES = 2
+"""Most arrays that are read to recompute a value in one more place: to store and load it again
+moves as much as to read three."""
+
+
+DEAR = 10.0
+"""Cost of a transcendental function.  One element at a time it takes 20 ns and more, ten times as
+long as in a vector: far longer than to store and load what it needs."""
 
 
 @dataclass(eq=False, slots=True)
@@ -92,6 +112,14 @@ class Plan:
 
     clusters: list[Cluster]
     stored: set[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Cost of computing a value again from arrays of its size or larger, and their ids."""
+
+    cost: float
+    sources: frozenset[int]
 
 
 def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
@@ -208,12 +236,10 @@ class _Fuser:
         stored = {id(v) for v in outputs} | set(self.forced)
         needed: dict[int, dict[Cluster, bool]] = defaultdict(dict)
         located: dict[Cluster, set[int]] = defaultdict(set)
-        chains: dict[int, float] = {}
+        chains = {}
         for node in nodes:
             if id(node) in self.home:
-                chains[id(node)] = cost_of(node) + max(
-                    (chains.get(id(r.variable.owner), 0.0) for r in self.reads[id(node)]),
-                    default=0.0)
+                chains[id(node)] = self._chain(node, chains)
         for node in reversed(nodes):
             if id(node) not in self.home:
                 continue
@@ -234,10 +260,68 @@ class _Fuser:
             cluster.members = [by_id[k] for k in sorted(located[cluster], key=position.__getitem__)]
         order = sorted((c for c in self.clusters if c.members),
                        key=lambda c: (c.is_update, c.depth, c.serial))
+        if self.enabled:
+            order = [part for cluster in order for part in self._split(cluster, stored)]
         return Plan(order, stored)
 
+    def _split(self, cluster: Cluster, stored: set[int]) -> list[Cluster]:
+        """Take dear operations that happen once a row, after all passes over it, out of a cluster:
+        in a loop of their own over the rows they vectorise."""
+        outer = {id(node): node for node in cluster.members
+                 if is_outer(node, cluster) and not isinstance(node.op.lower, ReduceLowering)}
+        needed: set[int] = set()
+        for node in reversed(cluster.members):
+            if id(node) not in outer or id(node) in needed:
+                needed.update(id(read.variable.owner) for read in self.reads[id(node)])
+        late = [node for node in outer.values() if id(node) not in needed]
+        dims = {node.outputs[0].type.dims for node in late}
+        if len(dims) != 1 or max(map(cost_of, late)) < DEAR:
+            return [cluster]
+        inside = {id(node) for node in late}
+        rest = {id(node): node for node in cluster.members if id(node) not in inside}
+        crossing = [rest[id(read.variable.owner)] for node in late for read in self.reads[id(node)]
+                    if id(read.variable.owner) in rest]
+        if not all(is_outer(node, cluster) for node in crossing):
+            return [cluster]
+        stored.update(id(node.outputs[0]) for node in crossing)
+        cluster.members = list(rest.values())
+        return [cluster, Cluster(cluster.depth, *dims, cluster.serial, members=late)]
+
+    def _chain(self, node: Apply, chains: dict[int, _Chain]) -> _Chain:
+        """Return what it takes to compute an element of a node again, from chains before it."""
+        lower = node.op.lower
+        if not isinstance(lower, (ScalarLowering, IndexLowering)) \
+                or id(node.outputs[0]) in self.forced:
+            return _Chain(0.0, frozenset({id(node.outputs[0])}))
+        cost, sources = cost_of(node), set()
+        for read in self.reads[id(node)]:
+            variable = read.variable
+            if hasattr(variable, "data") or _is_smaller(variable, node.outputs[0]):
+                continue
+            before = chains.get(id(variable.owner)) or _Chain(0.0, frozenset({id(variable)}))
+            cost += before.cost
+            sources |= before.sources
+        return _Chain(cost, frozenset(sources))
+
+    def _is_recomputed(self, node: Apply, home: Cluster, needed: dict[Cluster, bool],
+                       chain: _Chain) -> bool:
+        """Return whether computing a value again costs less than to store and to load it."""
+        if not self.enabled or id(node) in self.checked \
+                or any(read.position is None for read in self.reads[id(node)]):
+            return False
+        outside = [cluster for cluster in needed if cluster is not home]
+        if len(chain.sources) <= 1 and chain.cost <= CHEAP:
+            return True
+        size = prod(node.outputs[0].type.dims)
+        if isinstance(size, int) and size <= IN_CACHE or not all(needed[c] for c in outside) \
+                or any(c.is_step or c.is_update for c in outside):
+            return False
+        most = MAX_SOURCES if len(outside) == 1 and home in needed else 1
+        return len(chain.sources) <= most and chain.cost <= CHEAP_IN_MEMORY \
+            and all(c.weight + chain.cost <= self.limit for c in outside)
+
     def _places(self, node: Apply, home: Cluster, needed: dict[Cluster, bool],
-                stored: set[int], chains: dict[int, float]) -> dict[Cluster, bool]:
+                stored: set[int], chains: dict[int, _Chain]) -> dict[Cluster, bool]:
         """Return the clusters that compute ``node``, and mark it stored when others load it."""
         out = node.outputs[0]
         is_step = home.is_step
@@ -251,13 +335,12 @@ class _Fuser:
             return {home: True}
         if not outside:
             return {home: True}
-        has_data_position = any(read.position is None for read in self.reads[id(node)])
-        reads_one = not has_data_position and id(node) not in self.checked and sum(
-            not hasattr(read.variable, "data") for read in self.reads[id(node)]) <= 1
         if not self.enabled:
             stored.add(id(out))
             return {home: True}
-        if reads_one and chains[id(node)] <= CHEAP:
+        if self._is_recomputed(node, home, needed, chains[id(node)]):
+            for cluster in outside:
+                cluster.weight += cost_of(node)
             return dict(needed)
         if home not in needed and len(outside) == 1:
             target = outside[0]
@@ -278,6 +361,11 @@ def cost_of(node: Apply) -> float:
     """Return the cost of one element of a node, relative to an addition."""
     lower = node.op.lower
     return lower.cost if isinstance(lower, ScalarLowering) else 1.0
+
+
+def reductions_of(cluster: Cluster) -> list[Apply]:
+    """Return the reductions of a cluster."""
+    return [node for node in cluster.members if isinstance(node.op.lower, ReduceLowering)]
 
 
 def _space_of(node: Apply) -> tuple[tuple[DimLike, ...], tuple[int, int] | None]:
@@ -342,6 +430,14 @@ def _is_bijection(read: Read, node: Apply) -> bool:
         else node.outputs[0].type.dims
     surplus = prod(read.variable.type.dims) - prod(dims)
     return surplus == 0 or proves_nonnegative(surplus)
+
+
+def _is_smaller(variable: Variable, than: Variable) -> bool:
+    """Return whether a variable is a row, a column or a number beside another one."""
+    size, whole = prod(variable.type.dims), prod(than.type.dims)
+    if isinstance(size, int) and isinstance(whole, int):
+        return 4 * size <= whole
+    return sum(dim != 1 for dim in variable.type.dims) < sum(dim != 1 for dim in than.type.dims)
 
 
 def _may_inline_into_step(cluster: Cluster, variable: Variable) -> bool:

@@ -12,7 +12,7 @@ Names, tags and creation sites ride along; of merged nodes the first named one k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,7 +86,8 @@ class Interner:
             self._dims.clear()
         if replacements:
             variables = rebuild(variables, replacements)
-        for node in self._new_nodes(variables):
+        for node in dependencies(variables, lambda variable: id(variable) in self._interned
+                                 or variable in self.mapping):
             self._enter(node)
         return [self._known(variable) for variable in variables]
 
@@ -146,31 +147,6 @@ class Interner:
             found = self.mapping[variable] = self._enter_leaf(variable)
         assert found is not None, "nodes are entered in topological order"
         return found
-
-    def _new_nodes(self, variables: Sequence[Variable]) -> list[Apply]:
-        """Return the nodes not yet interned, sources first, data behind sizes included."""
-        order: list[Apply] = []
-        seen: set[int] = set()
-        stack: list[tuple[Apply, bool]] = []
-
-        def push(variable: Variable) -> None:
-            owner = variable.owner
-            if owner is not None and id(owner) not in seen \
-                    and id(variable) not in self._interned and variable not in self.mapping:
-                stack.append((owner, False))
-
-        for variable in variables:
-            push(variable)
-            while stack:
-                node, is_ready = stack.pop()
-                if is_ready:
-                    order.append(node)
-                elif id(node) not in seen:
-                    seen.add(id(node))
-                    stack.append((node, True))
-                    for source in (*data_behind(node.params), *reversed(node.inputs)):
-                        push(source)
-        return order
 
     def _enter(self, node: Apply) -> None:
         inputs = tuple(self._known(source) for source in node.inputs)
@@ -234,6 +210,42 @@ def _whose(place: tuple[Variable, int], size: DimLike) -> str:
     what = f"has {size} on axis {axis}" if axis >= 0 else f"is {size}"
     return f"{describe(variable)} {what}" \
         + (f" (from {format_site(variable.site)})" if variable.site else "")
+
+
+def dependencies(variables: Iterable[Variable],
+                 is_known: Callable[[Variable], bool] = lambda variable: False) -> list[Apply]:
+    """Return the nodes behind variables, sources first, data behind sizes included.
+
+    Parameters
+    ----------
+    variables : iterable of Variable
+    is_known : callable
+        ``is_known(variable) -> bool``: do not look behind it.
+    """
+    order: list[Apply] = []
+    seen: set[Apply] = set()
+    stack: list[tuple[Apply, bool]] = []
+
+    def push(variable: Variable) -> None:
+        owner = variable.owner
+        if owner is not None and owner not in seen and not is_known(variable):
+            stack.append((owner, False))
+
+    for variable in variables:
+        push(variable)
+        while stack:
+            node, is_ready = stack.pop()
+            if is_ready:
+                order.append(node)
+            elif node not in seen:
+                seen.add(node)
+                stack.append((node, True))
+                if node.params:
+                    for source in data_behind(node.params):
+                        push(source)
+                for source in reversed(node.inputs):
+                    push(source)
+    return order
 
 
 # -- parameters ------------------------------------------------------------------------------------

@@ -20,159 +20,27 @@ verified before the next pass sees it.
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..runtime import artifact as errors
 from ..runtime.artifact import Argument, Artifact, CompileError, format_message
 from .bufferize import BufferOptions, FunctionGraph, MapBody, bufferize
 from .dims import Dim, DimLike, Symbol, as_dim, as_symbol, minimum, substitute, symbols_of
 from .expand import expand
 from .graph import (
-    Apply, DataSymbol, SharedBase, SizeGuard, Variable, describe, dim_of, format_site, rebuild,
-    toposort)
+    Apply, DataSymbol, Variable, describe, dim_of, format_site, rebuild, toposort)
+from .graph_key import sources_digest
 from .intern import Interner, map_dims
 from .ops.index_layout import known_before
 from .ops.op import IndexLowering, MapLowering, ScatterLowering
 from .plan import plan_memory
 from .program import Guard, Program
-
-PASSES = ("simplify", "fusion", "in_place", "epilogues", "reuse_memory")
-"""Passes that options can switch off, one by one; the result must not change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to compile.
-
-    Attributes
-    ----------
-    optimize : str
-        ``full``, or ``fast_compile``: fewer rules' rounds and a cheaper LLVM pipeline.
-    fast_math : bool
-        Admit rules that can change values.
-    disabled : frozenset of str
-        Members of :data:`PASSES` to leave out.
-    keep_text : bool
-        Keep the texts ``explain`` shows of the code.
-    verify : bool
-        Check every level for well-formedness between passes.
-    has_blas : bool
-        Whether the runtime offers CBLAS, for large products.
-    memory_budget : int or None
-        Bytes that temporaries may take; values are recomputed where they would take more.
-    size_hints : mapping of Symbol to int
-        Sizes at which the budget is judged where the program leaves them open.
-    """
-
-    optimize: str = "full"
-    fast_math: bool = False
-    disabled: frozenset[str] = frozenset()
-    keep_text: bool = False
-    verify: bool = False
-    has_blas: bool = True
-    memory_budget: int | None = None
-    size_hints: Mapping[Symbol, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        unknown = set(self.disabled) - set(PASSES)
-        if unknown or self.optimize not in ("full", "fast_compile"):
-            raise CompileError(format_message(
-                "There are no such options.",
-                f"optimize={self.optimize!r}, disabled={sorted(self.disabled)}",
-                remedy="optimize is 'full' or 'fast_compile'; disabled holds names of "
-                       + ", ".join(PASSES)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Signature:
-    """What the user asked for, on the user's own graph.
-
-    Attributes
-    ----------
-    name : str
-    inputs : tuple of Variable
-    shared : tuple of SharedBase
-    outputs : tuple of Variable
-    updates : tuple of (int, Variable)
-        Position in ``shared``, and the new value.
-    """
-
-    name: str
-    inputs: tuple[Variable, ...]
-    shared: tuple[SharedBase, ...]
-    outputs: tuple[Variable, ...]
-    updates: tuple[tuple[int, Variable], ...] = ()
-
-    def results(self) -> list[Variable]:
-        """Return outputs and new values."""
-        return [*self.outputs, *(value for _, value in self.updates)]
-
-
-class ArtifactStore(Protocol):
-    """Where artifacts are kept between processes (``runtime/cache.py``)."""
-
-    def get(self, key: str) -> Artifact | None:
-        """Return a stored artifact."""
-
-    def put(self, key: str, artifact: Artifact) -> None:
-        """Store an artifact."""
-
-
-@dataclass(slots=True)
-class Stages:
-    """What each level looked like, and how long each pass took: for ``explain`` and ``debug``.
-
-    Attributes
-    ----------
-    interned, simplified, expanded : list of Variable
-        Results (outputs, then new values) after the pass.
-    inputs : tuple of Variable
-        The interned inputs, then the shared variables.
-    program : Program or None
-    prologue : Stages or None
-    seconds : dict of str to float
-        Time by pass.
-    is_cached : bool
-        Whether the code came from the disk cache.
-    """
-
-    interned: list[Variable] = field(default_factory=list)
-    simplified: list[Variable] = field(default_factory=list)
-    expanded: list[Variable] = field(default_factory=list)
-    inputs: tuple[Variable, ...] = ()
-    program: Program | None = None
-    prologue: Stages | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    is_cached: bool = False
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a pass."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Keep Python's cycle collector from walking a growing graph again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+from .signature import (  # noqa: F401  (others take what they ask for from here)
+    PASSES, ArtifactStore, Options, Signature, Stages, guard_message, paused_collector)
+from .target.llvm_host import describe_host
 
 
 @paused_collector()
@@ -227,6 +95,7 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
             FunctionGraph(f"{graph.name}_sizes", graph.inputs, graph.shared,
                           tuple(symbol.variable for symbol in data)),
             interner, options, store, stages.prologue)
+        stages.add_seconds(stages.prologue)
     with stages.timed("bufferize"):
         program = bufferize(graph, (*bound, *data), BufferOptions(
             "fusion" not in options.disabled, "in_place" not in options.disabled))
@@ -375,57 +244,25 @@ def _free(dim: DimLike) -> Symbol | None:
     return None if isinstance(symbol, DataSymbol) else symbol
 
 
-def guard_message(guard: SizeGuard, node: Apply) -> str:
-    """Return the message of a broken guard, with ``{0}`` and ``{1}`` for the two sizes."""
-    if guard.reason:
-        return format_message(guard.reason, values="{0} is needed, not {1}",
-                              where=format_site(node.site))
-    parts = []
-    for place, (variable, axis) in enumerate((guard.left_of, guard.right_of)):
-        site = f" (from {format_site(variable.site)})" if variable.site else ""
-        on_axis = f" on axis {axis}" if axis >= 0 else ""
-        parts.append(f"{describe(variable)} has {{{place}}}{on_axis}{site}")
-    return format_message(
-        f"{node.op.name}: sizes that must be equal differ.",
-        values="; ".join(parts), where=format_site(node.site),
-        remedy="make the sizes equal, or declare length 1 where an axis broadcasts")
-
-
-def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> None:
-    """Check the sizes of a call against every guard that needs only these sizes.
-
-    Raises
-    ------
-    ShapeError
-        Naming both variables, their sizes, and the line where they meet.
-    """
-    for node in toposort(results):
-        for guard in node.guards:
-            left, right = substitute(guard.left, sizes), substitute(guard.right, sizes)
-            if isinstance(left, int) and isinstance(right, int) and left != right:
-                message = guard_message(guard, node)
-                raise getattr(errors, guard.kind)(
-                    message.replace("{0}", str(left)).replace("{1}", str(right)))
-
-
 # -- code, from the store or from the target -------------------------------------------------------
 
 def _emit(program: Program, options: Options, store: ArtifactStore | None,
           stages: Stages) -> Artifact:
-    from .program_text import program_text
-    from .target.llvm import LlvmOptions, compile_program
     key = None
     if store is not None and not options.keep_text:
+        from .program_text import program_text
         with stages.timed("look up"):
             key = cache_key(program_text(program), program.constants.values(), options)
             found = store.get(key)
         if found is not None:
             stages.is_cached = True
             return found
-    with stages.timed("emit"):
-        level = 1 if options.optimize == "fast_compile" else 3
-        artifact = compile_program(program, LlvmOptions(
-            speed_level=level, has_blas=options.has_blas, keep_text=options.keep_text))
+    with stages.timed("imports"):
+        from .target.llvm import LlvmOptions, compile_program
+    level = 0 if options.optimize == "fast_compile" else 3
+    artifact = compile_program(
+        program, LlvmOptions(speed_level=level, has_blas=options.has_blas,
+                             keep_text=options.keep_text), stages.timed)
     if key is not None:
         store.put(key, artifact)
     return artifact
@@ -434,8 +271,8 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
 def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> str:
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
-        "program": text, "optimize": options.optimize, "blas": str(options.has_blas), "sources": _sources_digest(),
-        "target": _target_description(),
+        "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
+        "sources": sources_digest(), "target": describe_host(),
     }
     digest = hashlib.sha256()
     for label, part in parts.items():
@@ -443,23 +280,6 @@ def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> s
     for array in constants:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-@cache
-def _sources_digest() -> str:
-    """Return the hash of the sources that decide what code a program becomes."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("target/*.py"), *folder.glob("loop/*.py"),
-                        *folder.glob("*.py"), folder.parent / "runtime" / "artifact.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
-def _target_description() -> str:
-    from .target.llvm import describe_host
-    return describe_host()
 
 
 def _with_sites(artifact: Artifact, sites: Sequence[str]) -> Artifact:

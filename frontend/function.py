@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from .compiler.dims import Symbol, as_symbol
 from .compiler.graph import (
     SharedBase, Variable, creation_site, describe, format_site, toposort)
 from .compiler.operators import FUNCTIONS
+from .profile import Profile
 from .runtime.artifact import Argument, Artifact
 from .runtime.convert import Policy, convert, convert_arguments
 from .runtime.errors import CallError, CompileError, ShapeError, format_message
@@ -22,7 +24,7 @@ from .runtime.processors import MOST_THREADS
 from .specification import In, Specification, Updates, specify
 
 if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
-    from .compiler.pipeline import Options, Stages
+    from .compiler.signature import Options, Stages
     from .runtime.call import Executable
     from .runtime.memory import MemoryUse
 
@@ -36,6 +38,7 @@ class Variant:
     fixed: dict[Symbol, int]
     executable: Executable
     stages: Stages
+    seconds: float = 0.0
 
 
 class Function:
@@ -50,6 +53,8 @@ class Function:
     inputs, outputs : list of Variable
         As given (after ``givens``).
     variants : list of Variant
+    profile : Profile
+        Where the time of compiling went and, with ``profile=True``, that of calls.
     """
 
     def __new__(cls, *args: Any) -> Function:
@@ -58,8 +63,8 @@ class Function:
         return object.__new__(type(cls.__name__, (cls,), {"__slots__": ()}))
 
     def __init__(self, specification: Specification, name: str, options: Options,
-                 threads: int | None = None):
-        from .compiler.pipeline import Signature
+                 threads: int | None = None, counts_calls: bool = False):
+        from .compiler.signature import Signature
         position = {variable: k for k, variable in enumerate(specification.shared)}
         self.signature = Signature(
             name, tuple(spec.variable for spec in specification.inputs), specification.shared,
@@ -69,6 +74,7 @@ class Function:
         self.name = name
         self.inputs, self.outputs = list(self.signature.inputs), list(self.signature.outputs)
         self.variants: list[Variant] = []
+        self.profile, self._counts_calls = Profile(self), counts_calls
         self._specs = specification.inputs
         self._lock = threading.RLock()
         self._seen: list[dict[Symbol, int]] = []
@@ -92,7 +98,8 @@ class Function:
         return f"<tetractys.Function {self.name}({names})>"
 
     def __reduce__(self):
-        return _restore, (self.specification, self.name, self.options, self.threads)
+        return _restore, (self.specification, self.name, self.options, self.threads,
+                          self._counts_calls)
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class Function:
         if self._guarded:
             key = tuple(sizes.values())
             if key not in self._checked:
-                from .compiler.pipeline import check_guards
+                from .compiler.signature import check_guards
                 check_guards(self._results, sizes)
                 if len(self._checked) < 10_000:
                     self._checked.add(key)
@@ -213,20 +220,27 @@ class Function:
         hints : mapping of Symbol to int
             Sizes at which a memory budget is judged.
         """
-        from .compiler.pipeline import compile_signature
+        from .compiler.lookup import find_or_compile
         from .runtime import cache
         from .runtime.call import Executable
+        from .runtime.cpu_support import prepare
+        start = time.perf_counter()
+        prepare()
         options = self.options
         if options.memory_budget is not None:
             options = replace(options, size_hints=dict(hints or {}))
-        artifact, stages = compile_signature(self.signature, fixed or {}, options, cache)
-        executable = Executable(
-            self._named(artifact), self._storages, self._policies, self.specification.single,
-            self.specification.keys, self.specification.borrowed, self.threads)
+        store = None if cache.folder() is None else cache
+        artifact, stages = find_or_compile(self.signature, fixed or {}, options, store)
+        with stages.timed("link"):
+            executable = Executable(
+                self._named(artifact), self._storages, self._policies,
+                self.specification.single, self.specification.keys, self.specification.borrowed,
+                self.threads)
         variant = Variant(dict(fixed or {}), executable, stages)
-        with self._lock:
+        with self._lock, stages.timed("entry"):
             self.variants.append(variant)
             self._enter()
+        variant.seconds = time.perf_counter() - start
         return variant
 
     def _enter(self) -> None:
@@ -236,6 +250,8 @@ class Function:
         defaults = [self._default(*pair) for pair in zip(self._specs, self._arguments)]
         for variant in reversed(self._ordered()):
             entry = make_entry(variant.executable, self._dispatch, entry, defaults)
+        if self._counts_calls:
+            entry = staticmethod(self.profile.counted(entry))
         type(self).__call__ = entry
 
     def _default(self, spec: In, argument: Argument) -> np.ndarray | None:
@@ -306,7 +322,8 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
              givens: Any = None, on_unused_input: str | None = None,
              allow_input_downcast: bool | None = None, mode: Any = None, name: str | None = None,
              no_default_updates: bool | Sequence[SharedBase] = False,
-             threads: int | None = None, memory_budget: int | None = None) -> Function:
+             threads: int | None = None, memory_budget: int | None = None,
+             profile: bool = False) -> Function:
     """Compile a function.
 
     Parameters
@@ -336,6 +353,9 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
         Bytes that temporaries may take. Where they would take more, values that a gradient needs
         late are computed twice rather than kept, which changes no bit of the results. The first
         call raises CompileError, stating the bytes it takes, if that is not enough.
+    profile : bool
+        Count and time the calls, for ``f.profile``, which tells also where the time of compiling
+        went.  A counted call takes a microsecond longer.
 
     Returns
     -------
@@ -364,7 +384,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     options = _options(mode)
     if memory_budget is not None:
         options = replace(options, memory_budget=memory_budget)
-    return Function(specification, name or "function", options, threads)
+    return Function(specification, name or "function", options, threads, profile)
 
 
 def _check_limit(name: str, limit: Any, most: int) -> None:
@@ -381,7 +401,7 @@ _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_c
 
 
 def _options(mode: Any) -> Options:
-    from .compiler.pipeline import Options
+    from .compiler.signature import Options
     from .runtime import blas
     if isinstance(mode, Options):
         return replace(mode, has_blas=mode.has_blas and blas.available())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import tetractys as tx
 from tetractys import debug
 from tetractys import tensor as T
+from tetractys.compiler import band, fuse, lower, lower_column
 from tetractys.compiler.interpret import evaluate
 from tetractys.compiler.pipeline import PASSES, Options
 
@@ -99,6 +100,24 @@ def test_every_level_agrees(graph):
     inputs, outputs, arrays = graph
     function = tx.function(inputs, outputs, on_unused_input="ignore")
     found = debug.bisect(function, *arrays)
+    assert found.level is None, str(found)
+
+
+@settings(max_examples=15, **SETTINGS)
+@given(graphs())
+def test_blocks_and_bands_of_a_few_elements_agree(graph):
+    """Arrays that count as large are cut into blocks, walked in bands, and recomputed."""
+    inputs, outputs, arrays = graph
+    sizes = {(band, "LARGE"): 4, (band, "BAND"): 8, (band, "LEAST_ROWS"): 2, (fuse, "IN_CACHE"): 4,
+             (band, "ROW_BLOCK"): 12, (lower_column, "ROW_BLOCK"): 8, (lower, "FULL_BLOCK"): 4,
+             (lower_column, "COLUMN_BLOCK"): 4, (lower_column, "UNKNOWN_ROWS"): 4}
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), size in sizes.items():
+            patch.setattr(module, name, size)
+        function = tx.function(inputs, [*outputs, *(out.sum(axis=0) for out in outputs)],
+                               on_unused_input="ignore")
+        function(*arrays)
+        found = debug.bisect(function, *arrays)
     assert found.level is None, str(found)
 
 

@@ -33,7 +33,7 @@ def erfc_double(a: Value) -> Value:
     ratio_tail = (fma(-ratio, divisor, q) - ratio * divisor_tail) * inverse
 
     square, square_tail = two_product(a, a)
-    r, tail, bits = reduce_exponential(-square)
+    r, tail, bits = reduce_exponential(-square, 2 * a.format.bias)
     r, tail = fast_two_sum(r, tail - square_tail)
     small = expm1_reduced(r, tail)
     power = 1.0 + small

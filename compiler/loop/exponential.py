@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import math
 
-from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG_ATANH, SINH, TANH
-from .value import (
-    Format, Value, at_least, at_most, fast_two_sum, fma, polynomial, select, two_product,
-)
+from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG1P, LOG_ATANH, SINH
+from .value import Format, Operand, Value, at_least, at_most, fma, polynomial, select
 
 LOG2_E = 1.4426950408889634
 
@@ -32,14 +30,9 @@ INVERSE_LN10 = {
     "float32": (0.4342944920063019, -1.0103049952192578e-08),
     "float64": (0.4342944819032518, 1.098319650216765e-17),
 }
-# Here the head has 15 or 16 bits (41 or 42 in float64): its product with any exponent is exact.
-LN2_SHORT = {
-    "float32": (0.693145751953125, 1.428606765330187e-06),
-    "float64": (0.693147180559663, 2.8235290563031577e-13),
-}
 LOG10_2 = {
-    "float32": (0.301025390625, 4.605039066518657e-06),
-    "float64": (0.30102999566383914, 1.42050232272661e-13),
+    "float32": (0.3010300099849701, -1.4320988897559699e-08),
+    "float64": (0.3010299956639812, -2.8037281277851704e-18),
 }
 
 
@@ -59,20 +52,25 @@ def power_of_two(bits: Value, form: Format) -> Value:
     return (bits << form.mantissa).view(form.dtype)
 
 
-def scale(x: Value, bits: Value) -> Value:
-    """Return ``x * 2**n`` rounded once, where the low bits hold ``n + 2*bias``.
+def two_powers(bits: Value, form: Format) -> tuple[Value, Value]:
+    """Return two powers of two whose product is 2**n, where the low bits hold ``n + 2*bias``.
 
-    2**n itself may overflow or be denormal; the two halves of the exponent never do, and the
-    first product is exact.
+    2**n itself may overflow or be denormal; the two never do.
     """
     half = bits >> 1
-    return x * power_of_two(half, x.format) * power_of_two(bits - half, x.format)
+    return power_of_two(half, form), power_of_two(bits - half, form)
 
 
-def reduce_exponential(x: Value) -> tuple[Value, Value, Value]:
-    """Return ``r``, its tail and bits holding ``n + 2*bias``, where ``x = n*log(2) + r``."""
+def scale(x: Value, bits: Value) -> Value:
+    """Return ``x * 2**n`` rounded once, where the low bits hold ``n + 2*bias``."""
+    first, second = two_powers(bits, x.format)
+    return x * first * second
+
+
+def reduce_exponential(x: Value, offset: int) -> tuple[Value, Value, Value]:
+    """Return ``r``, its tail and bits holding ``n + offset``, where ``x = n*log(2) + r``."""
     head, tail = LN2[x.dtype]
-    n, bits = round_to_integer(x, LOG2_E, 2 * x.format.bias)
+    n, bits = round_to_integer(x, LOG2_E, offset)
     exact = fma(n, -head, x)  # The difference has few bits: nothing is lost.
     r = fma(n, -tail, exact)
     return r, fma(n, -tail, exact - r), bits
@@ -87,8 +85,10 @@ def expm1_reduced(r: Value, tail: Value | None = None) -> Value:
 def exp(x: Value) -> Value:
     """Return e**x."""
     low, high = {"float32": (-104.0, 89.0), "float64": (-746.0, 710.0)}[x.dtype]
-    r, _, bits = reduce_exponential(at_most(at_least(x, low), high))
-    return scale(1.0 + expm1_reduced(r), bits)
+    r, _, bits = reduce_exponential(at_most(at_least(x, low), high), 2 * x.format.bias)
+    first, second = two_powers(bits, x.format)
+    # The sum is rounded once, with the first product; the second is exact but for denormals.
+    return fma(expm1_reduced(r), first, first) * second
 
 
 def exp2(x: Value) -> Value:
@@ -107,25 +107,30 @@ def exp2_short(x: Value) -> Value:
     return fma(r, polynomial(r, EXP2_SHORT), 1.0) * power_of_two(bits, x.format)
 
 
-def exp_scaled(x: Value, halvings: int) -> Value:
-    """Return ``exp(x) / 2**halvings`` where neither it nor ``exp(x)`` underflows."""
-    r, _, bits = reduce_exponential(x)
-    bits = bits - (x.format.bias + halvings)
-    return (1.0 + expm1_reduced(r)) * power_of_two(bits, x.format)
+def exp_scaled(x: Value, shift: int) -> Value:
+    """Return ``exp(x) * 2**shift``, which is neither denormal nor infinite."""
+    r, _, bits = reduce_exponential(x, x.format.bias + shift)
+    power = power_of_two(bits, x.format)
+    return fma(expm1_reduced(r), power, power)
 
 
 def expm1(x: Value) -> Value:
     """Return e**x - 1, accurate near zero."""
     low, high = {"float32": (-18.0, 89.0), "float64": (-38.0, 710.0)}[x.dtype]
-    r, tail, bits = reduce_exponential(at_most(at_least(x, low), high))
     # Half of 2**n, which may overflow.
-    power = power_of_two(bits - (x.format.bias + 1), x.format)
+    r, tail, bits = reduce_exponential(at_most(at_least(x, low), high), x.format.bias - 1)
+    power = power_of_two(bits, x.format)
     result = 2.0 * fma(expm1_reduced(r, tail), power, power - 0.5)
     # Below, x is the answer, with its sign; halving would lose a denormal's last bit.
     return select(abs(x) < 0.5 ** (x.format.mantissa + 2), x, result)
 
 
-def split_exponent(x: Value) -> tuple[Value, Value, Value]:
+def exponent_origin(form: Format) -> float:
+    """Return what :func:`split_exponent` takes off: the anchor's value and the bias."""
+    return 2.0 ** form.mantissa + form.bias
+
+
+def split_exponent(x: Value, origin: Operand) -> tuple[Value, Value, Value]:
     """Return ``e``, ``f`` and the bits of ``2**e``, where ``x = 2**e * (1 + f)`` is normal, > 0.
 
     ``1 + f`` lies in [sqrt(1/2), sqrt(2)).  Other inputs give some finite or infinite number.
@@ -139,13 +144,22 @@ def split_exponent(x: Value) -> tuple[Value, Value, Value]:
     anchor = x.like(2.0 ** form.mantissa)
     exponent = ((bits >> form.mantissa) | anchor.bits()).view(x.dtype)
     power = bits & (form.sign - 1 - fraction_mask)
-    return exponent - (2.0 ** form.mantissa + form.bias), fraction - 1.0, power
+    return exponent - origin, fraction - 1.0, power
+
+
+def split_positive(x: Value) -> tuple[Value, Value]:
+    """Return ``e`` and ``f``, where ``x = 2**e * (1 + f)`` is positive, and may be denormal."""
+    origin, shift = exponent_origin(x.format), x.format.mantissa + 2
+    denormal = x < x.format.tiny
+    e, f, _ = split_exponent(select(denormal, x * 2.0 ** shift, x),
+                             select(denormal, x.like(origin + shift), origin))
+    return e, f
 
 
 def log_tail(f: Value) -> Value:
     """Return ``log(1 + f) - f`` for ``1 + f`` in [sqrt(1/2), sqrt(2))."""
     if f.dtype == "float32":
-        return f * f * fma(f, polynomial(f, LOG), -0.5)
+        return f * f * polynomial(f, LOG)
     # With s = f/(2+f): log(1+f) = 2*atanh(s) = f - (f*f/2 - s*(f*f/2 + R)), R = s*s*(2/3 + ...).
     s = f / (2.0 + f)
     z = s * s
@@ -153,10 +167,12 @@ def log_tail(f: Value) -> Value:
     return fma(s, fma(z, polynomial(z, LOG_ATANH), half_square), -half_square)
 
 
-def normalise(x: Value) -> tuple[Value, Value]:
-    """Return ``x``, multiplied by a power of two where denormal, and the exponent to take off."""
-    denormal, shift = x < x.format.tiny, float(x.format.mantissa + 2)
-    return select(denormal, x * 2.0 ** shift, x), select(denormal, x.like(shift), 0.0)
+def log_sum(e: Value, f: Value) -> Value:
+    """Return ``e*log(2) + log(1 + f)``."""
+    head, tail = LN2[f.dtype]
+    if f.dtype == "float32":  # Of LN2's head alone 29 bits are right.
+        return fma(e, head, fma(f * f, polynomial(f, LOG), f))
+    return fma(e, head, f + fma(e, tail, log_tail(f)))
 
 
 def log_edges(x: Value, result: Value) -> Value:
@@ -167,12 +183,7 @@ def log_edges(x: Value, result: Value) -> Value:
 
 def log(x: Value) -> Value:
     """Return the natural logarithm."""
-    head, tail = LN2_SHORT[x.dtype]
-    normal, shift = normalise(x)
-    e, f, _ = split_exponent(normal)
-    e = e - shift
-    total, error = fast_two_sum(e * head, f)
-    return log_edges(x, total + (fma(e, tail, log_tail(f)) + error))
+    return log_edges(x, log_sum(*split_positive(x)))
 
 
 def log1p(x: Value) -> Value:
@@ -184,29 +195,29 @@ def log1p(x: Value) -> Value:
 
 def log1p_finite(x: Value) -> Value:
     """Return log(1 + x) for finite ``x`` above -1."""
-    head, tail = LN2_SHORT[x.dtype]
     total = 1.0 + x
-    # What the sum lost, brought to the scale of f.  256 keeps 2**-e normal at the largest x.
-    lost = select(x < 1.0, x - (total - 1.0), 1.0 - (total - x))
-    e, f, power = split_exponent(total)
-    inverse = (x.like(2.0 ** 8).bits() + x.format.one - power).view(x.dtype)
-    lost = (lost * 2.0 ** -8) * inverse
-    result, error = fast_two_sum(e * head, f)
-    result = result + (fma(e, tail, log_tail(f + lost)) + (lost + error))
+    e, _, power = split_exponent(total, exponent_origin(x.format))
+    # f = (1 + x)/2**e - 1 rounded once.  The 4 keeps 4/2**e normal at the largest x.
+    inverse = (x.like(4.0).bits() + x.format.one - power).view(x.dtype)
+    result = log_sum(e, fma(0.25 * x, inverse, fma(inverse, 0.25, -1.0)))
     # Below, x is the answer, with its sign; scaling would lose a denormal's last bits.
     return select(abs(x) < 0.5 ** (x.format.mantissa + 2), x, result)
 
 
+def log1p_of_fraction(x: Value) -> Value:
+    """Return log(1 + x) for ``0 <= x <= 1``."""
+    if x.dtype == "float32":
+        return fma(x * x, polynomial(x, LOG1P), x)
+    halved = x > math.sqrt(2.0) - 1.0
+    return log_sum(select(halved, x.like(1.0), 0.0), select(halved, fma(x, 0.5, -0.5), x))
+
+
 def log_of_base(x: Value, inverse: tuple[float, float], unit: tuple[float, float]) -> Value:
     """Return ``log(x) * inverse``, with ``unit = log(2) * inverse``, each a head and a tail."""
-    normal, shift = normalise(x)
-    e, f, _ = split_exponent(normal)
-    e = e - shift
-    head, tail = fast_two_sum(f, log_tail(f))
-    product, error = two_product(head, inverse[0])
-    error = fma(head, inverse[1], fma(tail, inverse[0], error))
-    total, lost = fast_two_sum(e * unit[0], product)
-    return log_edges(x, total + (fma(e, unit[1], error) + lost))
+    e, f = split_positive(x)
+    rest = fma(log_tail(f), inverse[0], f * inverse[1])
+    part = fma(f, inverse[0], fma(e, unit[1], rest) if unit[1] else rest)
+    return log_edges(x, fma(e, unit[0], part))
 
 
 def log2(x: Value) -> Value:
@@ -229,43 +240,51 @@ def sinh(x: Value) -> Value:
     size = abs(x)
     z = x * x
     near = fma(size * z, polynomial(z, SINH[x.dtype]), size)
-    quarter = exp_scaled(hyperbolic_argument(x), 2)
+    quarter = exp_scaled(hyperbolic_argument(x), -2)
     far = fma(quarter, 2.0, -0.125 / quarter)
     return select(size > 1.0, far, near).op("copysign", x)
 
 
 def cosh(x: Value) -> Value:
     """Return (e**x + e**-x) / 2."""
-    quarter = exp_scaled(hyperbolic_argument(x), 2)
+    quarter = exp_scaled(hyperbolic_argument(x), -2)
     return fma(quarter, 2.0, 0.125 / quarter)
 
 
 def tanh(x: Value) -> Value:
-    """Return the hyperbolic tangent: an odd polynomial, or 1 - 2/(1 + e**2x) above 0.55."""
-    size = abs(x)
-    z = x * x
-    near = fma(size * z, polynomial(z, TANH[x.dtype]), size)
-    bound = {"float32": 9.5, "float64": 20.0}[x.dtype]
-    far = 1.0 - 2.0 / (1.0 + exp_scaled(2.0 * at_most(size, bound), 0))
-    return select(size > 0.55, far, near).op("copysign", x)
+    """Return the hyperbolic tangent, ``(1 - e) / (1 + e)`` with ``e = exp(-2|x|)``.
+
+    Both are made of ``e = (1 + q) * 2**n`` with one rounding.
+    """
+    size = at_most(abs(x), {"float32": 9.5, "float64": 20.0}[x.dtype])
+    r, tail, bits = reduce_exponential(-(size + size), x.format.bias)
+    power = power_of_two(bits, x.format)
+    q = expm1_reduced(r, tail if x.dtype == "float64" else None)
+    top, one = fma(-q, power, 1.0 - power), 1.0 + power
+    bottom = fma(q, power, one)
+    quotient = top / bottom
+    if x.dtype == "float64":  # The roundings of the divisor and of the quotient made good.
+        rest = fma(-quotient, fma(q, power, one - bottom), fma(-quotient, bottom, top))
+        # A straight line is near enough to 1/bottom, which lies between 1 and 1/2.
+        quotient = fma(rest, fma(bottom, -0.5, 1.457), quotient)
+    return quotient.op("copysign", x)
 
 
 def exp_of_negative(x: Value) -> Value:
-    """Return e**x for ``x <= 0``."""
-    r, _, bits = reduce_exponential(at_least(x, {"float32": -104.0, "float64": -746.0}[x.dtype]))
-    return scale(1.0 + expm1_reduced(r), bits)
+    """Return ``exp(-|x|)``: scaled, then made denormal with one rounding where it is."""
+    bound = {"float32": 104.0, "float64": 746.0}[x.dtype]
+    return exp_scaled(-at_most(abs(x), bound), 64) * 0.5 ** 64
 
 
 def sigmoid(x: Value) -> Value:
-    """Return 1 / (1 + e**-x), the roundings of the sum and of the quotient made good."""
-    e = exp_of_negative(-abs(x))
-    top, bottom = select(x >= 0.0, 1.0, e), 1.0 + e
-    quotient = top / bottom
-    rest = fma(-quotient, e - (bottom - 1.0), fma(-quotient, bottom, top))
-    # A straight line is near enough to 1/bottom, which lies between 1 and 1/2.
-    return fma(rest, fma(bottom, -0.5, 1.457), quotient)
+    """Return 1 / (1 + e**-x)."""
+    e = exp_of_negative(x)
+    bottom = 1.0 + e
+    quotient = select(x < 0.0, e, 1.0) / bottom
+    # What the sum lost, over the divisor, which is near one where the loss counts.
+    return fma(-quotient, e - (bottom - 1.0), quotient)
 
 
 def softplus(x: Value) -> Value:
     """Return log(1 + e**x)."""
-    return select(x > 0.0, x, 0.0) + log1p_finite(exp_of_negative(-abs(x)))
+    return select(x > 0.0, x, 0.0) + log1p_of_fraction(exp_of_negative(x))

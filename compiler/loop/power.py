@@ -8,11 +8,14 @@ import numpy as np
 
 from .coefficients import LOG_ATANH_SHORT, LOG_ATANH_TAIL
 from .exponential import (
-    INVERSE_LN2, LN2_SHORT, exp2_short, expm1_reduced, normalise, reduce_exponential, scale,
-    split_exponent,
+    INVERSE_LN2, exp2_short, expm1_reduced, exponent_origin, reduce_exponential, scale,
+    split_exponent, split_positive,
 )
 from .ir import Const
 from .value import Value, at_least, at_most, fast_two_sum, fma, polynomial, select, two_product
+
+LN2_SHORT = (0.693147180559663, 2.8235290563031577e-13)
+"""log(2) as a head of 42 bits, whose product with any exponent is exact, and a tail."""
 
 TWO_THIRDS = (0.6666666666666666, 3.700743415417188e-17)
 
@@ -23,9 +26,7 @@ def log_double(x: Value) -> tuple[Value, Value]:
     With ``s = f/(2+f)``: ``log(1+f) = 2*s + s*z*(2/3 + z*T(z))``, ``z = s*s``, everything above
     the polynomial ``T`` in double-double arithmetic.
     """
-    normal, shift = normalise(x)
-    e, f, _ = split_exponent(normal)
-    e = e - shift
+    e, f = split_positive(x)
     divisor = 2.0 + f
     divisor_tail = f - (divisor - 2.0)
     inverse = 1.0 / divisor
@@ -42,7 +43,7 @@ def log_double(x: Value) -> tuple[Value, Value]:
     series, series_tail = two_product(cube, factor)
     series_tail = fma(cube, factor_tail, fma(cube_tail, factor, series_tail))
 
-    head, tail = LN2_SHORT["float64"]
+    head, tail = LN2_SHORT
     total, first = fast_two_sum(e * head, s + s)
     total, second = fast_two_sum(total, series)
     rest = fma(e, tail, fma(s_tail, 2.0, series_tail)) + (first + second)
@@ -56,7 +57,7 @@ def magnitude_double(x: Value, y: Value) -> Value:
     error = fma(y, tail, fma(y, head, -product))
     bounded = at_most(at_least(product, -746.0), 710.0)
     error = select(bounded.equals(product), error, 0.0)
-    r, tail, bits = reduce_exponential(bounded)
+    r, tail, bits = reduce_exponential(bounded, 2 * x.format.bias)
     r, tail = fast_two_sum(r, error + tail)
     small = expm1_reduced(r)
     return scale(1.0 + (small + fma(tail, small, tail)), bits)
@@ -65,7 +66,7 @@ def magnitude_double(x: Value, y: Value) -> Value:
 def magnitude_single(x: Value, y: Value) -> Value:
     """Return ``x**y`` of float32 for finite positive ``x`` and finite ``y``, through float64."""
     x, y = x.cast("float64"), y.cast("float64")
-    e, f, _ = split_exponent(x)
+    e, f, _ = split_exponent(x, exponent_origin(x.format))
     s = f / (2.0 + f)
     z = s * s
     log1p = s * fma(z, polynomial(z, LOG_ATANH_SHORT), 2.0)

@@ -37,14 +37,15 @@ class RuleSet:
 
     def __init__(self, name: str, rules: Iterable[AnyRule]):
         self.name, self.rules = name, tuple(rules)
-        self._everywhere = [rule for rule in self.rules if "*" in rule.roots]
-        roots = {root for rule in self.rules for root in rule.roots} - {"*"}
-        self._by_root = {root: [rule for rule in self.rules
-                                if root in rule.roots or "*" in rule.roots] for root in roots}
+        self._by_root: dict[str, list[AnyRule]] = {}
 
     def at(self, op_name: str) -> Sequence[AnyRule]:
         """Return the rules that may apply at an op."""
-        return self._by_root.get(op_name, self._everywhere)
+        found = self._by_root.get(op_name)
+        if found is None:
+            found = self._by_root[op_name] = [
+                rule for rule in self.rules if op_name in rule.roots or "*" in rule.roots]
+        return found
 
     def __add__(self, other: RuleSet) -> RuleSet:
         return RuleSet(f"{self.name}+{other.name}", self.rules + other.rules)

@@ -59,7 +59,8 @@ _DEFAULT = (2, 10)
 _LINEAR: dict[str, tuple[int, int]] = {
     "neg": (1, 1), "sqr": (1, 1), "abs_": (1, 1), "copy": (1, 1), "sqrt": (1, 2), "cast": (1, 2),
     "add": (1, 4), "sub": (1, 4), "mul": (2, 1), "true_div": (2, 8), "inv": (2, 6), "pow": (4, 8),
-    "invert": (1, 1), "dimshuffle": (2, 0), "reshape": (1, 1), "broadcast_to": (1, 1),
+    "tanh": (8, 40), "invert": (1, 1), "dimshuffle": (2, 0), "reshape": (1, 1),
+    "broadcast_to": (1, 1),
     "subtensor": (1, 1), "advanced_subtensor": (1, 1), "size": (1, 1),
 }
 _FIRST_INPUT_ONLY = frozenset({

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol, TypeAlias, Union
 
@@ -172,9 +173,11 @@ Example: TypeAlias = Mapping[str, Any]
 constant value), a tuple of arrays for a rest, any value for a parameter, a mapping for all."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """One rewrite rule; build it with :func:`rule`.
+
+    The pattern is compiled when the rule is first tried: a process uses few of all rules.
 
     Attributes
     ----------
@@ -187,12 +190,6 @@ class Rule:
     when : tuple of Condition
     examples : tuple of Example
         At least one fires it.
-    variants : tuple of NodePattern
-        The pattern compiled, in every order of its commutative nodes.
-    source_ops : frozenset of str
-        Ops that must be among those that compute the root's inputs.
-    needs_value : bool
-        Whether an input of the root must have one known value.
     """
 
     title: str
@@ -201,14 +198,27 @@ class Rule:
     effect: Effect
     when: tuple[Condition, ...] = ()
     examples: tuple[Example, ...] = ({},)
-    variants: tuple[NodePattern, ...] = ()
-    source_ops: frozenset[str] = frozenset()
-    needs_value: bool = False
 
     @property
     def roots(self) -> tuple[str, ...]:
         """Names of the ops at which it applies."""
         return (self.pattern.owner.op.name,)
+
+    @cached_property
+    def variants(self) -> tuple[NodePattern, ...]:
+        """The pattern compiled, in every order of its commutative nodes."""
+        return tuple(dict.fromkeys(_compile(self.pattern)))
+
+    @cached_property
+    def source_ops(self) -> frozenset[str]:
+        """Ops that must be among those that compute the root's inputs."""
+        return frozenset(source.op for source in self.variants[0].inputs
+                         if isinstance(source, NodePattern))
+
+    @cached_property
+    def needs_value(self) -> bool:
+        """Whether an input of the root must have one known value."""
+        return any(isinstance(source, ValuePattern) for source in self.variants[0].inputs)
 
     def rewrite(self, node: Apply, builder: Builder, facts: Facts) -> Variable | None:
         """Return what replaces the node's output, or None when the rule does not apply."""
@@ -275,11 +285,7 @@ def rule(title: str, pattern: Variable, replacement: Any, effect: Effect,
     if not isinstance(replacement, Variable):
         replacement = Constant(np.asarray(replacement))
     conditions = (when,) if isinstance(when, Condition) else tuple(when)
-    variants = tuple(dict.fromkeys(_compile(pattern)))
-    sources = variants[0].inputs
-    return Rule(title, pattern, replacement, effect, conditions, tuple(examples), variants,
-                frozenset(s.op for s in sources if isinstance(s, NodePattern)),
-                any(isinstance(s, ValuePattern) for s in sources))
+    return Rule(title, pattern, replacement, effect, conditions, tuple(examples))
 
 
 def computed_rule(title: str, roots: Sequence[str], effect: Effect,

@@ -6,7 +6,9 @@ The IR is parsed, verified, optimised for the processor at hand and emitted by l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -19,8 +21,9 @@ from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_host import describe_host  # noqa: F401  (what a target says of the machine it serves)
+from .llvm_machine import Machine, probe
 from .llvm_writer import Module
-from .machine import Machine, machine_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class LlvmOptions:
         LLVM's name of the processor; the host when empty.
     features : str
         LLVM's feature string; the host's when ``cpu`` is empty.
+    triple : str
+        LLVM's name of the platform; this process's when empty.
     speed_level : int
         0 to 3, as a C compiler's ``-O``.
     has_blas : bool
@@ -43,12 +48,14 @@ class LlvmOptions:
 
     cpu: str = ""
     features: str = ""
+    triple: str = ""
     speed_level: int = 3
     has_blas: bool = False
     keep_text: bool = False
 
 
-def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> Artifact:
+def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
+                    timed: Callable[[str], AbstractContextManager] = nullcontext) -> Artifact:
     """Compile a program for the CPU.
 
     Parameters
@@ -56,6 +63,8 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     program : Program
         Well-formed (see ``program_verify``), with ``offsets`` for its temporaries.
     options : LlvmOptions
+    timed : callable
+        ``with timed(name)`` goes around each phase.
 
     Returns
     -------
@@ -68,8 +77,12 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
     InternalError
         If the program is ill-formed.
     """
-    text = module_text(program, host_machine(options))
-    code, notes = compile_module(text, options)
+    machine = replace(vector_unit(options.cpu, options.features, options.triple),
+                      has_blas=options.has_blas)
+    with timed("write IR"):
+        text = module_text(program, machine)
+    with timed("LLVM"):
+        code, notes = compile_module(text, options)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
     return Artifact(
@@ -96,7 +109,7 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions()) -> A
 
 
 def module_text(program: Program, machine: Machine = Machine()) -> str:
-    """Return the LLVM IR of a program, before optimisation."""
+    """Return the LLVM IR of a program for a kind of processor, before optimisation."""
     module = Module(machine)
     emit_run(module, program)
     emit_plan(module, program)
@@ -111,7 +124,7 @@ def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, st
     InternalError
         If LLVM rejects the IR.
     """
-    machine = _target_machine(options.cpu, options.features, options.speed_level)
+    machine = _target_machine(options.cpu, options.features, options.triple, options.speed_level)
     try:
         module = llvm.parse_assembly(text)
         module.verify()
@@ -119,11 +132,7 @@ def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, st
         raise InternalError(f"LLVM rejects the generated code: {error}") from error
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    tuning = llvm.create_pipeline_tuning_options(speed_level=options.speed_level)
-    tuning.loop_vectorization = options.speed_level >= 2
-    tuning.slp_vectorization = options.speed_level >= 2
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
+    optimise(module, machine, options.speed_level)
     code = machine.emit_object(module)
     notes = {}
     if options.keep_text:
@@ -131,28 +140,44 @@ def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, st
     return code, notes
 
 
-def describe_host() -> str:
-    """Return what compiled code depends on besides the program: LLVM, processor, features."""
-    version = ".".join(map(str, llvm.llvm_version_info))
-    return " ".join((version, llvm.get_process_triple(), llvm.get_host_cpu_name(),
-                     llvm.get_host_cpu_features().flatten()))
+def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, speed_level: int) -> None:
+    """Improve a module in place, by the passes that code written here can gain from.
 
-
-def host_machine(options: LlvmOptions) -> Machine:
-    """Return what shapes loops for ``options``."""
-    features = options.features if options.cpu else llvm.get_host_cpu_features().flatten()
-    return machine_of(llvm.get_process_triple(), features, options.has_blas)
+    Loops come vectorised, unrolled and free of invariant operations, and equal operations are
+    written once, so LLVM's standard pipelines find little more than this list does, in ten times
+    the time (most of it in searching for loops to vectorise and functions to inline).
+    """
+    tuning = llvm.create_pipeline_tuning_options(speed_level=speed_level)
+    builder = llvm.create_pass_builder(machine, tuning)
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    if speed_level:
+        passes.add_global_dead_code_eliminate_pass()
+        passes.add_sroa_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+    passes.run(module, builder)
 
 
 @cache
-def _target_machine(cpu: str, features: str, speed_level: int) -> llvm.TargetMachine:
+def vector_unit(cpu: str, features: str, triple: str) -> Machine:
+    """Return the vector unit of a processor; the host's when ``cpu`` is empty."""
+    return probe(_target_machine(cpu, features, triple, 1))
+
+
+@cache
+def _target_machine(cpu: str, features: str, triple: str, speed_level: int) -> llvm.TargetMachine:
     """Return LLVM's code generator for a processor; the host when ``cpu`` is empty."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+    if triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
     if not cpu:
         cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     # Position-independent code calls imported functions through stubs, however far they are.
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+    return llvm.Target.from_triple(triple or llvm.get_process_triple()).create_target_machine(
         cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
 
 

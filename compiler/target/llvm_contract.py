@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, prod, symbols_of
 from ..dtypes import SIZES
+from ..loop.text import Signature
 from ..program import Contract
 from .llvm_blas import blas_call, fits_blas
-from .llvm_gemm import LINE_BYTES, Source, Tile, micro_kernel, packing
-from .llvm_kernel import KernelCode, emit_task
+from .llvm_gemm import Source, Tile, fetching, micro_kernel, packing
+from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
+from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module
-from .machine import Machine
 
 PANEL_BYTES = 16 << 10
 """Of a panel of B: half of a first-level cache."""
@@ -52,8 +53,8 @@ FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
 BLAS_LEAST, BLAS_BLOCK = 384, 512
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many rows
-and columns (measured: 5 to 10 % faster at 512 and above, as much slower at 256 and below)."""
+"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many
+rows and columns (measured: 5 to 10 % faster at 512 and above, as much slower below 256)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ class Epilogue:
         Its parallel loop runs over rows, or over elements of rows when it is flat.
     unit : dim
         Iterations of that loop for one row of C.
-    symbols : tuple of Symbol
-        Its size parameters.
+    signature : Signature
+        What its parameters stand for.
     """
 
     code: KernelCode
     unit: DimLike
-    symbols: tuple[Symbol, ...]
+    signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol,
              step.right.strides)
     own = [symbol for dims in sizes for size in dims
            for symbol in sorted(symbols_of(size), key=lambda s: s.key)]
-    return tuple(dict.fromkeys([*own, *(epilogue.symbols if epilogue is not None else ())]))
+    return tuple(dict.fromkeys([*own, *(epilogue.signature.symbols if epilogue is not None else ())]))
 
 
 def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
@@ -207,7 +208,7 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
                  *(f"ptr %e{k}" for k in range(count)),
                  *(f"i64 %s{k}" for k in range(len(symbols))), "i64 %begin", "i64 %end"]
     writer = FunctionWriter(
-        module, f"define internal void @{name}({', '.join(arguments)}) noinline nounwind")
+        module, f"define internal void @{name}({', '.join(arguments)}) {DRIVER_ATTRIBUTES}")
     for number, symbol in enumerate(symbols):
         writer.bind(symbol, f"%s{number}")
     _ContractWriter(writer, step, cut, epilogue).tasks()
@@ -239,7 +240,7 @@ class _ContractWriter:
                 f"  {self.panel} = alloca {self.kind}, i64 {max(1, steps) * self.width}, "
                 f"align {self.lanes * SIZES[self.dtype]}")
 
-    def operand(self, base: str, offset: DimLike) -> str:
+    def address(self, base: str, offset: DimLike) -> str:
         """Write an address."""
         if offset == 0:
             return base
@@ -290,9 +291,9 @@ class _ContractWriter:
         (ob, om, _), (lb, lm, _), (rb, _, rn) = (
             view.strides for view in (step.out, step.left, step.right))
         blas_call(self.writer, step, (rows[1] - rows[0], columns[1] - columns[0], self.k), (
-            self.operand("%out", batch * ob + rows[0] * om + columns[0]),
-            self.operand("%left", batch * lb + rows[0] * lm),
-            self.operand("%right", batch * rb + columns[0] * rn)))
+            self.address("%out", batch * ob + rows[0] * om + columns[0]),
+            self.address("%left", batch * lb + rows[0] * lm),
+            self.address("%right", batch * rb + columns[0] * rn)))
 
     def walk(self, batch: DimLike, rows: tuple[DimLike, DimLike],
              columns: tuple[DimLike, DimLike]) -> None:
@@ -347,13 +348,13 @@ class _ContractWriter:
         masks = not isinstance(width, int) or width % self.lanes != 0
         height = min(cut.rows, self.m) if isinstance(self.m, int) else cut.rows
         clamps = not isinstance(self.m, int) or self.m % height != 0
-        b = self.operand("%right", batch * rb + start * rk + column * rn)
+        b = self.address("%right", batch * rb + start * rk + column * rn)
 
         def tile(source: Source, row: DimLike) -> None:
             kernel = micro_kernel(writer.module, Tile(
                 self.dtype, self.lanes, height, vectors, source, clamps, masks))
-            a = self.operand("%left", batch * lb + row * lm + start * lk)
-            c = self.operand("%out", batch * ob + row * om + column)
+            a = self.address("%left", batch * lb + row * lm + start * lk)
+            c = self.address("%out", batch * ob + row * om + column)
             m_stride, k_stride, b_stride, c_stride, k, count, valid = map(writer.dim, (
                 lm, lk, rk, om, steps, minimum(bottom - row, height), width))
             writer.run(
@@ -370,8 +371,11 @@ class _ContractWriter:
         def following() -> None:
             if first:
                 share = ceildiv(steps, maximum(count, 1))
-                self.fetch(batch * rb + (start + as_dim(number) * share) * rk
-                           + column + self.width, share)
+                ahead = self.address("%right", batch * rb + column + self.width
+                                     + (start + as_dim(number) * share) * rk)
+                fetch = fetching(writer.module, self.dtype, self.width)
+                writer.run(f"call void {fetch}(ptr {ahead}, i64 {writer.dim(rk)}, "
+                           f"i64 {writer.dim(share)})")
             tile(source, top + as_dim(number) * height)
 
         writer.loop(number, str(first), writer.dim(count), following)
@@ -389,9 +393,13 @@ class _ContractWriter:
         """
         writer, (_, rk, rn) = self.writer, self.step.right.strides
         if rn != 1:
-            pack = packing(writer.module, self.dtype, self.lanes, vectors)
-            writer.run(f"call void {pack}(ptr {b}, i64 {writer.dim(rk)}, i64 {writer.dim(rn)}, "
-                       f"i64 {writer.dim(width)}, i64 {writer.dim(steps)}, ptr {self.panel})")
+            pack = packing(writer.module, self.dtype, self.lanes)
+            for done in range(0, vectors * self.lanes, self.lanes):
+                source = self.address(b, done * rn)
+                writer.run(
+                    f"call void {pack}(ptr {source}, i64 {writer.dim(rk)}, i64 {writer.dim(rn)}, "
+                    f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps)}, "
+                    f"ptr {self.address(self.panel, done)}, i64 {vectors * self.lanes})")
             return "packed", 0
         extent = self.k * rk * SIZES[self.dtype]
         is_near = isinstance(extent, int) and extent <= NEAR_BYTES
@@ -399,28 +407,11 @@ class _ContractWriter:
             return "direct", 0
         return "packed", 1
 
-    def fetch(self, offset: DimLike, count: DimLike) -> None:
-        """Write prefetches of some rows of the next panel, whose lines lie far apart in B.
-
-        Each asks for the last line of the row's part: what comes before it came with this panel.
-        """
-        writer, rk = self.writer, self.step.right.strides[1]
-        line = LINE_BYTES // SIZES[self.dtype]
-        row = Symbol("ahead", extent=count)
-        prefetch = writer.module.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
-
-        def ask() -> None:
-            for last in range(line - 1, max(self.width, line), line):
-                place = self.operand("%right", offset + as_dim(row) * rk + last)
-                writer.run(f"call void {prefetch}(ptr {place}, i32 0, i32 3, i32 1)")
-
-        writer.loop(row, "0", writer.dim(count), ask)
-
     def finish(self, top: DimLike, bottom: DimLike) -> None:
         """Write the call of the epilogue on finished rows."""
         epilogue, writer = self.epilogue, self.writer
         passed = ["ptr %status", *(f"ptr %e{k}" for k in range(len(epilogue.code.roots))),
-                  *(f"i64 {writer.symbols[s].text}" for s in epilogue.symbols),
+                  *(f"i64 {writer.symbols[s].text}" for s in epilogue.signature.symbols),
                   f"i64 {writer.dim(top * epilogue.unit)}",
                   f"i64 {writer.dim(bottom * epilogue.unit)}"]
         writer.run(f"call void @{epilogue.code.name}({', '.join(passed)})")

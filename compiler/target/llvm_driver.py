@@ -16,12 +16,10 @@ from ..loop.walk import statements
 from ..program import Contract, Copy, For, Kernel, Program, Step, View
 from .llvm_contract import (
     Epilogue, blocking, contract_symbols, contract_work, emit_contract, task_count)
-from .llvm_kernel import KernelCode, emit_kernel, nest_work, parallel_loop
+from .llvm_kernel import (
+    DRIVER_ATTRIBUTES, FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, nest_work, parallel_loop)
 from .llvm_scalar import memory_type
 from .llvm_writer import FunctionWriter, Module, Value
-
-PARALLEL_WORK = 32_768
-"""Scalar operations from which on a kernel is cut over threads: some ten microseconds."""
 
 CHUNK_WORK = 16_384
 """Scalar operations of a chunk: large beside the cost of handing it to a thread."""
@@ -31,10 +29,6 @@ LONG_WORK = 1 << 24
 
 LARGEST = 1 << 62
 """Sizes above this are refused."""
-
-DRIVER_ATTRIBUTES = "nounwind noinline optnone"
-"""The functions that walk the steps are straight-line calls: optimising them gains nothing at run
-time, and LLVM takes time quadratic in the number of steps over it."""
 
 _DISPATCH = f"""
 declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)
@@ -60,9 +54,6 @@ serial:
 }}"""
 """Runs a task on all of its range: cut into chunks of a multiple of ``unit`` when it is large.  The
 result is not 0 when the user interrupted the call, and the task is not complete."""
-
-FLAT_UNIT = 64
-"""Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
 
 
 def ordered_symbols(program: Program) -> tuple[Symbol, ...]:
@@ -105,16 +96,24 @@ class _Kernels:
 
     def __init__(self, module: Module):
         self.module = module
-        self.codes: dict[str, KernelCode] = {}
+        self.codes: dict[tuple[str, int | None], KernelCode] = {}
         self.signatures: dict[int, Signature] = {}
 
-    def get(self, nest: Nest) -> tuple[KernelCode, Signature]:
-        """Return the code for a nest and what its parameters stand for."""
+    def get(self, nest: Nest, unit: DimLike | None = None) -> tuple[KernelCode, Signature]:
+        """Return the code for a nest and what its parameters stand for.
+
+        Parameters
+        ----------
+        nest : Nest
+        unit : dim, optional
+            As for :func:`emit_kernel`.
+        """
         signature = nest_signature(nest)
-        code = self.codes.get(signature.key)
+        key = (signature.key, unit if unit is None or isinstance(unit, int) else 1)
+        code = self.codes.get(key)
         if code is None:
-            code = emit_kernel(self.module, f"kernel{len(self.codes)}", nest, signature)
-            self.codes[signature.key] = code
+            code = emit_kernel(self.module, f"kernel{len(self.codes)}", nest, signature, key[1])
+            self.codes[key] = code
         return code, signature
 
 
@@ -185,7 +184,7 @@ class _RunEmitter:
         code, signature = self.kernels.get(step.nest)
         writer = self.writer
         words = [("ptr", "%status")]
-        words += self.roots(step)
+        words += self.roots(code, signature)
         words += [("i64", writer.symbols[symbol].text) for symbol in signature.symbols]
         if not code.is_parallel:
             passed = ", ".join(f"{kind} {word}" for kind, word in words)
@@ -237,8 +236,8 @@ class _RunEmitter:
         code = emit_contract(self.module, f"contract{next(self.serials)}", step, cut, epilogue)
         words = [("ptr", "%status")]
         words += [("ptr", self.window(view)) for view in (step.out, step.left, step.right)]
-        if step.epilogue is not None:
-            words += self.roots(step.epilogue)
+        if epilogue is not None:
+            words += self.roots(epilogue.code, epilogue.signature)
         words += [("i64", self.writer.symbols[symbol].text)
                   for symbol in contract_symbols(step, epilogue)]
         self.dispatch(code, words, task_count(step, cut), step_work(step, {}), 1, may_stop)
@@ -247,15 +246,13 @@ class _RunEmitter:
         """Write the kernel of a contraction's epilogue."""
         if step.epilogue is None:
             return None
-        code, signature = self.kernels.get(step.epilogue.nest)
-        loop = parallel_loop(step.epilogue.nest)
-        rows = step.out.dims[1]
-        unit = 1 if loop.extent == rows else step.out.dims[2]
-        return Epilogue(code, unit, signature.symbols)
+        loop, (_, rows, columns) = parallel_loop(step.epilogue.nest), step.out.dims
+        unit = 1 if loop.extent == rows else columns
+        code, signature = self.kernels.get(step.epilogue.nest, unit)
+        return Epilogue(code, unit, signature)
 
-    def roots(self, step: Kernel) -> list[tuple[str, str]]:
+    def roots(self, code: KernelCode, signature: Signature) -> list[tuple[str, str]]:
         """Write the addresses that a kernel's code takes."""
-        code, signature = self.kernels.get(step.nest)
         return [("ptr", self.address(signature.buffers[number])) for number in code.roots]
 
     def copy(self, step: Copy) -> None:

@@ -5,11 +5,11 @@ while it walks the inner axis::
 
     C[0:rows, 0:vectors*lanes] (+)= sum_k A[0:rows, k] B[k, 0:vectors*lanes]
 
-Elements of A are broadcast from memory, at any row and inner stride, so that a transposed or a packed
-operand is only other strides.  Rows of B are loaded as vectors: from where B lies, or from a
-*panel*, a copy of ``vectors*lanes`` columns whose rows follow each other (one stream of cache
-lines, instead of a line of each row).  The first tile of a column of tiles copies the panel while
-it works, which costs next to nothing: its stores wait for no arithmetic unit.
+Elements of A are broadcast from memory, at any row and inner stride, so that a transposed operand
+is only other strides.  Rows of B are loaded as vectors: from where B lies, or from a *panel*, a
+copy of ``vectors*lanes`` columns whose rows follow each other (one stream of cache lines, instead
+of a line of each row).  The first tile of a column of tiles copies the panel while it works, which
+costs next to nothing: its stores wait for no arithmetic unit.
 
 Each micro-kernel is a function of its own, shared by all products of a module; constants that all
 its calls agree on are propagated into it by LLVM.
@@ -221,61 +221,81 @@ class _TileWriter:
             self.writer.leave("ret void")
 
 
-# -- packing ---------------------------------------------------------------------------------------
+# -- copying panels --------------------------------------------------------------------------------
 
-def packing(module: Module, dtype: str, lanes: int, vectors: int) -> str:
-    """Include a function that copies columns to a panel; return its name as an operand.
+def packing(module: Module, dtype: str, lanes: int) -> str:
+    """Include a function that copies ``lanes`` columns to a panel; return its name as an operand.
 
-    ``void name(ptr from, i64 step, i64 column, i64 columns, i64 k, ptr panel)``: element ``(i, j)``
-    of the panel, whose rows are ``vectors * lanes`` long, becomes the element at ``i * step + j *
+    ``void name(ptr from, i64 step, i64 column, i64 columns, i64 k, ptr panel, i64 width)``: element
+    ``(i, j)`` of the panel, whose rows are ``width`` long, becomes the element at ``i * step + j *
     column``; behind the last of ``columns`` it is repeated.  A column whose elements are neighbours
     (``step`` 1) is read by whole vectors, which are transposed in registers.
     """
-    kind, width = llvm_type(dtype), vectors * lanes
-    name = f"tx.pack.{kind}.{width}"
+    kind, size = llvm_type(dtype), SIZES[dtype]
+    name = f"tx.pack.{dtype}"
     if name in module.declarations:
         return f"@{name}"
     module.declarations[name] = ""
     smin = module.declare("llvm.smin.i64", "i64", "i64", "i64")
     writer = FunctionWriter(
         module, f"define internal void @{name}(ptr %from, i64 %step, i64 %column, i64 %columns, "
-                "i64 %k, ptr %panel) noinline nounwind")
+                "i64 %k, ptr %panel, i64 %width) noinline nounwind")
     emit = writer.emit
+
+    def at(base: str, offset: str) -> str:
+        return emit(f"getelementptr inbounds {kind}, ptr {base}, i64 {offset}")
+
     last = emit("sub nsw i64 %columns, 1")
-    columns = [emit(f"mul nsw i64 %column, {emit(f'call i64 {smin}(i64 {last}, i64 {j})')}")
-               for j in range(width)]
-    heads = [emit(f"getelementptr inbounds {kind}, ptr %from, i64 {offset}") for offset in columns]
+    numbers = [emit(f"call i64 {smin}(i64 {last}, i64 {j})") for j in range(lanes)]
+    heads = [at("%from", emit(f"mul nsw i64 %column, {number}")) for number in numbers]
     adjacent = emit("icmp eq i64 %step, 1")
     blocks = emit(f"select i1 {adjacent}, i64 {emit(f'udiv i64 %k, {lanes}')}, i64 0")
-    size = SIZES[dtype]
 
     def block(now: list[str]) -> list[str]:
-        for group in range(vectors):
-            rows = _transposed(writer, f"<{lanes} x {kind}>", [
-                emit(f"load <{lanes} x {kind}>, ptr "
-                     f"{emit(f'getelementptr inbounds {kind}, ptr {head}, i64 {now[0]}')}, "
-                     f"align {size}") for head in heads[group * lanes:(group + 1) * lanes]])
-            for i, row in enumerate(rows):
-                place = emit(f"getelementptr inbounds {kind}, ptr {now[1]}, "
-                             f"i64 {i * width + group * lanes}")
-                writer.run(f"store <{lanes} x {kind}> {row}, ptr {place}, align {size * lanes}")
-        return [emit(f"add nuw nsw i64 {now[0]}, {lanes}"),
-                emit(f"getelementptr inbounds {kind}, ptr {now[1]}, i64 {lanes * width}")]
+        place = now[1]
+        for row in _transposed(writer, f"<{lanes} x {kind}>", [
+                emit(f"load <{lanes} x {kind}>, ptr {at(head, now[0])}, align {size}")
+                for head in heads]):
+            writer.run(f"store <{lanes} x {kind}> {row}, ptr {place}, align {size * lanes}")
+            place = at(place, "%width")
+        return [emit(f"add nuw nsw i64 {now[0]}, {lanes}"), place]
 
     def single(now: list[str]) -> list[str]:
-        at = emit(f"mul nsw i64 {now[0]}, %step")
+        offset = emit(f"mul nsw i64 {now[0]}, %step")
         for j, head in enumerate(heads):
-            value = emit(f"load {kind}, ptr "
-                         f"{emit(f'getelementptr inbounds {kind}, ptr {head}, i64 {at}')}, "
-                         f"align {size}")
-            place = emit(f"getelementptr inbounds {kind}, ptr {now[1]}, i64 {j}")
-            writer.run(f"store {kind} {value}, ptr {place}, align {size}")
-        return [emit(f"add nuw nsw i64 {now[0]}, 1"),
-                emit(f"getelementptr inbounds {kind}, ptr {now[1]}, i64 {width}")]
+            value = emit(f"load {kind}, ptr {at(head, offset)}, align {size}")
+            writer.run(f"store {kind} {value}, ptr {at(now[1], str(j))}, align {size}")
+        return [emit(f"add nuw nsw i64 {now[0]}, 1"), at(now[1], "%width")]
 
     state = writer.carry(blocks, ["i64", "ptr"], ["0", "%panel"], block)
-    rest = emit(f"sub nuw nsw i64 %k, {state[0]}")
-    writer.carry(rest, ["i64", "ptr"], state, single)
+    writer.carry(emit(f"sub nuw nsw i64 %k, {state[0]}"), ["i64", "ptr"], state, single)
+    writer.run("ret void")
+    writer.finish()
+    module.declarations[name] = module.functions.pop()
+    return f"@{name}"
+
+
+def fetching(module: Module, dtype: str, width: int) -> str:
+    """Include a function that prefetches rows of a panel to come; return its name as an operand.
+
+    ``void name(ptr from, i64 step, i64 rows)``.  It asks for the last line of each row's part: what
+    comes before it came with the panel in use.
+    """
+    kind, line = llvm_type(dtype), LINE_BYTES // SIZES[dtype]
+    name = f"tx.fetch.{dtype}.{width}"
+    if name in module.declarations:
+        return f"@{name}"
+    prefetch = module.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
+    writer = FunctionWriter(module, f"define internal void @{name}(ptr %from, i64 %step, "
+                                    "i64 %rows) noinline nounwind")
+
+    def row(now: list[str]) -> list[str]:
+        for last in range(line - 1, max(width, line), line):
+            place = writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 {last}")
+            writer.run(f"call void {prefetch}(ptr {place}, i32 0, i32 3, i32 1)")
+        return [writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 %step")]
+
+    writer.carry("%rows", ["ptr"], ["%from"], row)
     writer.run("ret void")
     writer.finish()
     module.declarations[name] = module.functions.pop()

@@ -1,5 +1,6 @@
 """The primitive scalar operations in LLVM IR: one emitter for each row of ``scalar.SCALARS``.
 
+Each is written on one element, or on ``lanes`` of them side by side in a vector ``<lanes x T>``.
 Bools are ``i1`` in registers and ``i8`` (0 or 1) in memory.  No operation traps.
 """
 
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+
+import numpy as np
 
 from ..dtypes import SIZES, is_float
 from ..loop.ir import Const, Scalar
@@ -16,21 +19,29 @@ CONTRACT = "contract"
 """Flag of float additions and products: they may fuse into a multiply-add, which rounds once and so
 is never less accurate.  The empty string turns that off."""
 
-Emitter = Callable[[FunctionWriter, Scalar, list[str]], str]
+Emitter = Callable[[FunctionWriter, Scalar, list[str], int], str]
+"""Takes the writer, the node, its operands' registers and the lanes; returns the result's."""
 
 
-def llvm_type(dtype: str) -> str:
-    """Return the LLVM type of a dtype in registers."""
+def llvm_type(dtype: str, lanes: int = 1) -> str:
+    """Return the LLVM type of a dtype, or of a vector of it, in registers."""
     if dtype == "bool":
-        return "i1"
-    if is_float(dtype):
-        return "float" if dtype == "float32" else "double"
-    return f"i{8 * SIZES[dtype]}"
+        kind = "i1"
+    elif is_float(dtype):
+        kind = "float" if dtype == "float32" else "double"
+    else:
+        kind = f"i{8 * SIZES[dtype]}"
+    return vector_of(kind, lanes)
 
 
-def memory_type(dtype: str) -> str:
-    """Return the LLVM type of a dtype in memory."""
-    return "i8" if dtype == "bool" else llvm_type(dtype)
+def memory_type(dtype: str, lanes: int = 1) -> str:
+    """Return the LLVM type of a dtype, or of a vector of it, in memory."""
+    return llvm_type("int8" if dtype == "bool" else dtype, lanes)
+
+
+def vector_of(kind: str, lanes: int) -> str:
+    """Return the LLVM type of ``lanes`` elements of an LLVM type."""
+    return kind if lanes == 1 else f"<{lanes} x {kind}>"
 
 
 def is_signed(dtype: str) -> bool:
@@ -38,118 +49,135 @@ def is_signed(dtype: str) -> bool:
     return dtype.startswith("int")
 
 
-def constant(value: bool | int | float, dtype: str) -> str:
-    """Return a literal; floats as the bits of a double, which LLVM reads exactly."""
+def constant(value: bool | int | float, dtype: str, lanes: int = 1) -> str:
+    """Return a literal, in every lane; floats as the bits of a double, which LLVM reads exactly."""
     if dtype == "bool":
-        return "true" if value else "false"
-    if is_float(dtype):
-        if value != value:
-            return "0x7FF8000000000000"
+        text = "true" if value else "false"
+    elif not is_float(dtype):
+        text = str(int(value))
+    elif value != value:
+        text = "0x7FF8000000000000"
+    else:
         bits, = struct.unpack("<Q", struct.pack("<d", value))
-        return f"0x{bits:016X}"
-    return str(int(value))
+        text = f"0x{bits:016X}"
+    return text if lanes == 1 else f"splat ({llvm_type(dtype)} {text})"
 
 
-def suffix(dtype: str) -> str:
-    """Return how intrinsics name a dtype."""
-    return f"f{8 * SIZES[dtype]}" if is_float(dtype) else llvm_type(dtype)
+def identity(combine: str, dtype: str, lanes: int = 1) -> str:
+    """Return the literal that an accumulation leaves any value unchanged with."""
+    if combine in ("minimum", "maximum"):
+        sign = 1 if combine == "minimum" else -1
+        if is_float(dtype):
+            return constant(sign * float("inf"), dtype, lanes)
+        info = np.iinfo(dtype)
+        return constant(int(info.max if sign > 0 else info.min), dtype, lanes)
+    if combine == "add":
+        # -0.0 + x is x, whatever the sign of a zero.
+        return constant(-0.0 if is_float(dtype) else 0, dtype, lanes)
+    if combine == "and" and dtype != "bool":
+        return constant(-1, dtype, lanes)
+    return constant(0 if combine == "or" else 1, dtype, lanes)
+
+
+def suffix(dtype: str, lanes: int = 1) -> str:
+    """Return how intrinsics name a dtype, or a vector of it."""
+    name = f"f{8 * SIZES[dtype]}" if is_float(dtype) else llvm_type(dtype)
+    return name if lanes == 1 else f"v{lanes}{name}"
 
 
 def intrinsic(writer: FunctionWriter, name: str, dtype: str, args: list[str],
-              flags: str = "") -> str:
+              flags: str = "", lanes: int = 1) -> str:
     """Call an intrinsic whose arguments and result are all of ``dtype``."""
-    kind = llvm_type(dtype)
-    function = writer.module.declare(f"llvm.{name}.{suffix(dtype)}", kind, *[kind] * len(args))
+    kind = llvm_type(dtype, lanes)
+    function = writer.module.declare(
+        f"llvm.{name}.{suffix(dtype, lanes)}", kind, *[kind] * len(args))
     passed = ", ".join(f"{kind} {arg}" for arg in args)
     return writer.emit(f"call {flags}{' ' if flags else ''}{kind} {function}({passed})")
 
 
 def combine(writer: FunctionWriter, name: str, dtype: str, left: str, right: str,
-            reorder: bool = False) -> str:
-    """Emit ``add``, ``mul``, ``minimum``, ``maximum``, ``and`` or ``or`` of two values.
-
-    Parameters
-    ----------
-    reorder : bool
-        Whether a chain of this operation may be combined in any order.
-    """
-    kind = llvm_type(dtype)
+            lanes: int = 1) -> str:
+    """Emit ``add``, ``mul``, ``minimum``, ``maximum``, ``and`` or ``or`` of two values."""
+    kind = llvm_type(dtype, lanes)
     if name in ("minimum", "maximum"):
         if is_float(dtype):
             # Either zero may be the smaller: NumPy leaves their order open too.
-            return intrinsic(writer, name, dtype, [left, right], "nsz")
+            return intrinsic(writer, name, dtype, [left, right], "nsz", lanes)
         sign = "s" if is_signed(dtype) else "u"
-        return intrinsic(writer, sign + name[:3], dtype, [left, right])
+        return intrinsic(writer, sign + name[:3], dtype, [left, right], lanes=lanes)
     if is_float(dtype):
-        flags = " ".join(filter(None, ["reassoc" if reorder else "", CONTRACT]))
-        return writer.emit(f"f{name} {flags} {kind} {left}, {right}")
+        return writer.emit(f"f{name} {CONTRACT} {kind} {left}, {right}")
     return writer.emit(f"{name} {kind} {left}, {right}")
 
 
 def _binary(name: str) -> Emitter:
-    return lambda writer, node, args: combine(writer, name, node.dtype, *args)
+    return lambda writer, node, args, lanes: combine(
+        writer, name, node.dtype, *args, lanes)
 
 
-def _subtract(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _subtract(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     operation = f"fsub {CONTRACT}" if is_float(node.dtype) else "sub"
-    return writer.emit(f"{operation} {llvm_type(node.dtype)} {args[0]}, {args[1]}")
+    return writer.emit(f"{operation} {llvm_type(node.dtype, lanes)} {args[0]}, {args[1]}")
 
 
-def _divide(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    return writer.emit(f"fdiv {llvm_type(node.dtype)} {args[0]}, {args[1]}")
+def _divide(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    return writer.emit(f"fdiv {llvm_type(node.dtype, lanes)} {args[0]}, {args[1]}")
 
 
-def _fma(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _fma(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     # fmuladd becomes one instruction where the processor has it, else two: never a library call.
-    return intrinsic(writer, "fmuladd", node.dtype, args)
+    return intrinsic(writer, "fmuladd", node.dtype, args, lanes=lanes)
 
 
-def _negate(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    kind = llvm_type(node.dtype)
+def _negate(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    kind = llvm_type(node.dtype, lanes)
     return writer.emit(f"fneg {kind} {args[0]}" if is_float(node.dtype)
-                       else f"sub {kind} 0, {args[0]}")
+                       else f"sub {kind} {constant(0, node.dtype, lanes)}, {args[0]}")
 
 
-def _absolute(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _absolute(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     if is_float(node.dtype):
-        return intrinsic(writer, "fabs", node.dtype, args)
+        return intrinsic(writer, "fabs", node.dtype, args, lanes=lanes)
     if not is_signed(node.dtype):
         return args[0]
-    zero = writer.emit(f"sub {llvm_type(node.dtype)} 0, {args[0]}")
-    return intrinsic(writer, "smax", node.dtype, [args[0], zero])
+    kind = llvm_type(node.dtype, lanes)
+    negated = writer.emit(f"sub {kind} {constant(0, node.dtype, lanes)}, {args[0]}")
+    return intrinsic(writer, "smax", node.dtype, [args[0], negated], lanes=lanes)
 
 
 def _float_intrinsic(name: str) -> Emitter:
-    return lambda writer, node, args: intrinsic(writer, name, node.dtype, args)
+    return lambda writer, node, args, lanes: intrinsic(
+        writer, name, node.dtype, args, lanes=lanes)
 
 
 def _quotient_and_rest(writer: FunctionWriter, dtype: str, x: str, y: str,
-                       divisor: int | None) -> tuple[str, str]:
+                       divisor: int | None, lanes: int) -> tuple[str, str]:
     """Return the floored quotient and remainder for any operands, without trapping."""
-    kind = llvm_type(dtype)
+    kind, flag = llvm_type(dtype, lanes), llvm_type("bool", lanes)
+    nought, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
     divides, remains = ("sdiv", "srem") if is_signed(dtype) else ("udiv", "urem")
     emit = writer.emit
-    zero = emit(f"icmp eq {kind} {y}, 0") if divisor is None else "false"
-    minus, special = "false", zero
+    zero = emit(f"icmp eq {kind} {y}, {nought}") if divisor is None else ""
+    minus, special = "", zero
     if divisor is None and is_signed(dtype):
-        minus = emit(f"icmp eq {kind} {y}, -1")
-        special = emit(f"or i1 {zero}, {minus}")
-    safe = emit(f"select i1 {special}, {kind} 1, {kind} {y}") if divisor is None else y
+        minus = emit(f"icmp eq {kind} {y}, {constant(-1, dtype, lanes)}")
+        special = emit(f"or {flag} {zero}, {minus}")
+    safe = emit(f"select {flag} {special}, {kind} {one}, {kind} {y}") if divisor is None else y
     quotient = emit(f"{divides} {kind} {x}, {safe}")
     rest = emit(f"{remains} {kind} {x}, {safe}")
     if is_signed(dtype):
-        uneven = emit(f"icmp ne {kind} {rest}, 0")
-        differ = emit(f"icmp slt {kind} {emit(f'xor {kind} {rest}, {safe}')}, 0")
-        down = emit(f"and i1 {uneven}, {differ}")
-        quotient = emit(f"add {kind} {quotient}, {emit(f'sext i1 {down} to {kind}')}")
-        more = emit(f"select i1 {down}, {kind} {safe}, {kind} 0")
+        uneven = emit(f"icmp ne {kind} {rest}, {nought}")
+        differ = emit(f"icmp slt {kind} {emit(f'xor {kind} {rest}, {safe}')}, {nought}")
+        down = emit(f"and {flag} {uneven}, {differ}")
+        quotient = emit(f"add {kind} {quotient}, {emit(f'sext {flag} {down} to {kind}')}")
+        more = emit(f"select {flag} {down}, {kind} {safe}, {kind} {nought}")
         rest = emit(f"add {kind} {rest}, {more}")
     if divisor is None:
         if is_signed(dtype):
-            negated = emit(f"sub {kind} 0, {x}")
-            quotient = emit(f"select i1 {minus}, {kind} {negated}, {kind} {quotient}")
-        quotient = emit(f"select i1 {zero}, {kind} 0, {kind} {quotient}")
-        rest = emit(f"select i1 {special}, {kind} 0, {kind} {rest}")
+            negated = emit(f"sub {kind} {nought}, {x}")
+            quotient = emit(f"select {flag} {minus}, {kind} {negated}, {kind} {quotient}")
+        quotient = emit(f"select {flag} {zero}, {kind} {nought}, {kind} {quotient}")
+        rest = emit(f"select {flag} {special}, {kind} {nought}, {kind} {rest}")
     return quotient, rest
 
 
@@ -161,25 +189,27 @@ def _literal_divisor(node: Scalar) -> int | None:
     return None
 
 
-def _floor_divide(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _floor_divide(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     divisor = _literal_divisor(node)
     if divisor is not None and divisor > 0 and divisor & (divisor - 1) == 0:
         shift = "ashr" if is_signed(node.dtype) else "lshr"
-        return writer.emit(f"{shift} {llvm_type(node.dtype)} {args[0]}, {divisor.bit_length() - 1}")
-    return _quotient_and_rest(writer, node.dtype, args[0], args[1], divisor)[0]
+        places = constant(divisor.bit_length() - 1, node.dtype, lanes)
+        return writer.emit(f"{shift} {llvm_type(node.dtype, lanes)} {args[0]}, {places}")
+    return _quotient_and_rest(writer, node.dtype, args[0], args[1], divisor, lanes)[0]
 
 
-def _modulo(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _modulo(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     divisor = _literal_divisor(node)
     if divisor is not None and divisor > 0 and divisor & (divisor - 1) == 0:
-        return writer.emit(f"and {llvm_type(node.dtype)} {args[0]}, {divisor - 1}")
-    return _quotient_and_rest(writer, node.dtype, args[0], args[1], divisor)[1]
+        mask = constant(divisor - 1, node.dtype, lanes)
+        return writer.emit(f"and {llvm_type(node.dtype, lanes)} {args[0]}, {mask}")
+    return _quotient_and_rest(writer, node.dtype, args[0], args[1], divisor, lanes)[1]
 
 
 def _compare(predicate: str) -> Emitter:
-    def emit(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+    def emit(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
         dtype = node.args[0].dtype
-        kind = llvm_type(dtype)
+        kind = llvm_type(dtype, lanes)
         if is_float(dtype):
             order = "u" if predicate == "ne" else "o"
             return writer.emit(f"fcmp {order}{predicate} {kind} {args[0]}, {args[1]}")
@@ -190,51 +220,56 @@ def _compare(predicate: str) -> Emitter:
     return emit
 
 
-def _exclusive_or(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    return writer.emit(f"xor {llvm_type(node.dtype)} {args[0]}, {args[1]}")
+def _exclusive_or(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    return writer.emit(f"xor {llvm_type(node.dtype, lanes)} {args[0]}, {args[1]}")
 
 
-def _complement(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    ones = "true" if node.dtype == "bool" else "-1"
-    return writer.emit(f"xor {llvm_type(node.dtype)} {args[0]}, {ones}")
+def _complement(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    ones = constant(True if node.dtype == "bool" else -1, node.dtype, lanes)
+    return writer.emit(f"xor {llvm_type(node.dtype, lanes)} {args[0]}, {ones}")
 
 
 def _shift(left: bool) -> Emitter:
-    def emit(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-        kind = llvm_type(node.dtype)
-        amount = writer.emit(f"and {kind} {args[1]}, {8 * SIZES[node.dtype] - 1}")
+    def emit(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+        kind = llvm_type(node.dtype, lanes)
+        highest = constant(8 * SIZES[node.dtype] - 1, node.dtype, lanes)
+        amount = writer.emit(f"and {kind} {args[1]}, {highest}")
         operation = "shl" if left else "ashr" if is_signed(node.dtype) else "lshr"
         return writer.emit(f"{operation} {kind} {args[0]}, {amount}")
     return emit
 
 
-def _upper_half(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    left, right = (writer.emit(f"zext i32 {arg} to i64") for arg in args)
-    product = writer.emit(f"mul nuw i64 {left}, {right}")
-    return writer.emit(f"trunc i64 {writer.emit(f'lshr i64 {product}, 32')} to i32")
+def _upper_half(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    half, whole = llvm_type("uint32", lanes), llvm_type("uint64", lanes)
+    left, right = (writer.emit(f"zext {half} {arg} to {whole}") for arg in args)
+    product = writer.emit(f"mul nuw {whole} {left}, {right}")
+    upper = writer.emit(f"lshr {whole} {product}, {constant(32, 'uint64', lanes)}")
+    return writer.emit(f"trunc {whole} {upper} to {half}")
 
 
-def _select(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    kind = llvm_type(node.dtype)
-    return writer.emit(f"select i1 {args[0]}, {kind} {args[1]}, {kind} {args[2]}")
+def _select(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    kind = llvm_type(node.dtype, lanes)
+    flag = llvm_type("bool", lanes)
+    return writer.emit(f"select {flag} {args[0]}, {kind} {args[1]}, {kind} {args[2]}")
 
 
-def _cast(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
+def _cast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
     source, target = node.args[0].dtype, node.dtype
-    old, new = llvm_type(source), llvm_type(target)
+    old, new = llvm_type(source, lanes), llvm_type(target, lanes)
     value = args[0]
     if source == target:
         return value
     if target == "bool":
         if is_float(source):
-            return writer.emit(f"fcmp une {old} {value}, 0.0")
-        return writer.emit(f"icmp ne {old} {value}, 0")
+            return writer.emit(f"fcmp une {old} {value}, {constant(0.0, source, lanes)}")
+        return writer.emit(f"icmp ne {old} {value}, {constant(0, source, lanes)}")
     if is_float(source):
         if is_float(target):
             step = "fpext" if SIZES[target] > SIZES[source] else "fptrunc"
             return writer.emit(f"{step} {old} {value} to {new}")
         name = "llvm.fptosi.sat" if is_signed(target) else "llvm.fptoui.sat"
-        function = writer.module.declare(f"{name}.{new}.{suffix(source)}", new, old)
+        function = writer.module.declare(
+            f"{name}.{suffix(target, lanes)}.{suffix(source, lanes)}", new, old)
         return writer.emit(f"call {new} {function}({old} {value})")
     signed = is_signed(source)
     if is_float(target):
@@ -246,8 +281,8 @@ def _cast(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
     return writer.emit(f"{'sext' if signed else 'zext'} {old} {value} to {new}")
 
 
-def _bitcast(writer: FunctionWriter, node: Scalar, args: list[str]) -> str:
-    old, new = llvm_type(node.args[0].dtype), llvm_type(node.dtype)
+def _bitcast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
+    old, new = llvm_type(node.args[0].dtype, lanes), llvm_type(node.dtype, lanes)
     return args[0] if old == new else writer.emit(f"bitcast {old} {args[0]} to {new}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, Union
 
 from ..dims import Call, DimLike, Symbol, proves_nonnegative
-from .machine import Machine
+from .llvm_machine import Machine
 
 Lines: TypeAlias = list[Union[str, "Lines"]]
 
@@ -74,10 +74,13 @@ class Scope:
 class Module:
     """What the functions of one LLVM module share: declarations, helpers, metadata.
 
-    Attributes
+    Parameters
     ----------
     machine : Machine
         What the code is for.
+
+    Attributes
+    ----------
     declarations : dict of str
         Text of each external function or helper used, by name.
     """
@@ -191,14 +194,24 @@ class FunctionWriter:
         self.left = False
         self.start(after)
 
+    def branch(self, condition: str, holds: Callable[[], None], fails: Callable[[], None]) -> None:
+        """Write ``if (condition) holds() else fails()``."""
+        left, right, after = self.label("if"), self.label("else"), self.label("end")
+        self.run(f"br i1 {condition}, label %{left}, label %{right}")
+        for label, body in ((left, holds), (right, fails)):
+            self.start(label)
+            body()
+            self.run(f"br label %{after}")
+        self.start(after)
+
     def leave(self, instruction: str) -> None:
         """End the current block with a return."""
         self.run(instruction)
         self.left = True
 
     def loop(self, index: Symbol, begin: str, end: str, body: Callable[[], None],
-             hints: tuple[str, ...] = ()) -> None:
-        """Write ``for (index = begin; index < end; index++) body()``, tested at the bottom.
+             hints: tuple[str, ...] = (), step: int = 1) -> None:
+        """Write ``for (index = begin; index < end; index += step) body()``, tested at the bottom.
 
         Parameters
         ----------
@@ -218,7 +231,7 @@ class FunctionWriter:
         self.bind(index, counter)
         body()
         self.pop_scopes(depth)
-        self.run(f"{following} = add nuw nsw i64 {counter}, 1")
+        self.run(f"{following} = add nuw nsw i64 {counter}, {step}")
         again = self.emit(f"icmp slt i64 {following}, {end}")
         phi.append(f"  {counter} = phi i64 [ {begin}, %{before} ], [ {following}, %{self.block} ]")
         suffix = f", !llvm.loop {self.module.loop_metadata(hints)}" if hints else ""

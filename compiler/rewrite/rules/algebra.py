@@ -25,6 +25,7 @@ NEUTRAL = (
     rule("0 - n -> -n", 0 - n, -n, Effect.SIGN_OF_ZERO),
     rule("n * 1 -> n", n * 1, n, Effect.EXACT),
     rule("x * -1 -> -x", x * -1, -x, Effect.EXACT),
+    rule("0.5 * (2 * x) -> x", 0.5 * (2 * x), x, Effect.MORE_ACCURATE),
     rule("x / 1 -> x", x / 1, x, Effect.EXACT),
     rule("x / -1 -> -x", x / -1, -x, Effect.EXACT),
     rule("copy(v) -> v", copy(v), v, Effect.EXACT),

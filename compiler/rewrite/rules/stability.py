@@ -14,7 +14,7 @@ from ..pattern import (
     Effect, Rule, all_parameters, any_parameter, functions, rest, rule, structural, wildcards)
 
 exp, expm1, log, log1p, inv = functions("exp expm1 log log1p inv")
-sigmoid, softplus, erf, erfc = functions("sigmoid softplus erf erfc")
+sigmoid, softplus, tanh, erf, erfc = functions("sigmoid softplus tanh erf erfc")
 sum_, dimshuffle, softmax, logsoftmax, logsumexp = map(
     structural, ("sum", "dimshuffle", "softmax", "logsoftmax", "logsumexp"))
 
@@ -51,6 +51,10 @@ EXPONENTIALS = (
     rule("exp(x) / (1 + exp(x)) -> sigmoid(x)", exp(x) / (1 + exp(x)), sigmoid(x),
          Effect.MORE_ACCURATE),
     rule("1 - sigmoid(x) -> sigmoid(-x)", 1 - sigmoid(x), sigmoid(-x), Effect.MORE_ACCURATE),
+    rule("1 + tanh(x) -> 2 * sigmoid(2 * x)", 1 + tanh(x), 2 * sigmoid(2 * x),
+         Effect.MORE_ACCURATE),
+    rule("1 - tanh(x) -> 2 * sigmoid(-2 * x)", 1 - tanh(x), 2 * sigmoid(-2 * x),
+         Effect.MORE_ACCURATE),
     rule("1 - erf(x) -> erfc(x)", 1 - erf(x), erfc(x), Effect.MORE_ACCURATE),
     rule("1 + erf(x) -> erfc(-x)", 1 + erf(x), erfc(-x), Effect.MORE_ACCURATE),
     rule("1 - erfc(x) -> erf(x)", 1 - erfc(x), erf(x), Effect.MORE_ACCURATE),
