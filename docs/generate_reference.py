@@ -32,6 +32,7 @@ from tetractys.compiler.rewrite.rules import RULE_SETS
 REFERENCE = Path(__file__).with_name("reference.md")
 
 MODULES = {
+    "function": "Functions", "specification": "Inputs and outputs", "threads": "Threads",
     "gradient": "Derivatives", "control": "Loops", "random": "Random numbers",
     "layers": "Layers", "init": "Initial values", "nonlinearities": "Nonlinearities",
     "objectives": "Objectives", "regularization": "Regularization", "updates": "Updates",

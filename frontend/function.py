@@ -24,8 +24,9 @@ from .runtime.processors import MOST_THREADS
 from .specification import In, Specification, Updates, specify
 
 if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
-    from .compiler.signature import Options, Signature, Stages
+    from .compiler.signature import Options, Stages
     from .runtime.call import Executable
+    from .runtime.memory import MemoryUse
 
 MAX_VARIANTS = 4
 """Variants compiled for sizes of their own; from then on one with all sizes symbolic serves."""
@@ -295,12 +296,13 @@ class Function:
         cpu_blocks.release()
 
     @property
-    def memory(self) -> int | None:
-        """Bytes of the arena of the last variant (None while symbolic or not yet compiled)."""
-        if not self.variants:
-            return None
-        arena = self.variants[-1].stages.program.arena
-        return arena if isinstance(arena, int) else None
+    def memory(self) -> MemoryUse | None:
+        """Bytes the variant compiled last uses in a call (None before the first call).
+
+        ``f.variants[k].executable.memory`` has those of the others. Where sizes are symbolic they
+        are those of a call: of the last that was unusual, such as the first.
+        """
+        return self.variants[-1].executable.memory if self.variants else None
 
     @property
     def seconds(self) -> dict[str, float]:

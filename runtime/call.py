@@ -18,7 +18,7 @@ from .artifact import INTERRUPTED, Argument, Artifact
 from .convert import DEFAULT_POLICY, Policy, convert_arguments
 from .cpu import load
 from .errors import CallError, InternalError, ShapeError, TetractysError, format_message
-from .memory import Block, allocate, check_size
+from .memory import Block, MemoryUse, allocate, check_size
 from .results import check_destinations, deliver, destinations, fits
 from .shared import Locks, Storage, hold, locks_of
 
@@ -93,6 +93,7 @@ class Executable:
         self.control = np.zeros(4, np.int64)
         self._arena_lock = Locks([self.control.ctypes.data + 8 * BUSY], exclusive=True)
         self._block = Block(0)
+        self._symbols: list[int] | None = None
         self._plan = _PLAN(self.code.plan)
         self._run = _RUN_HOLDING_GIL(self.code.run)
         self._run_without_gil = _RUN_WITHOUT_GIL(self.code.run)
@@ -147,6 +148,22 @@ class Executable:
                     self.storages[output.shared].cell[0] = array
         return deliver(results, self.single, self.keys)
 
+    @property
+    def memory(self) -> MemoryUse | None:
+        """The bytes of a call with the sizes of the last one on this path; None before the first.
+
+        Calls that stay in compiled code leave no trace here; the arena is the largest so far.
+        """
+        if self._symbols is None:
+            return None
+        sizes = (ctypes.c_int64 * max(1, len(self._symbols)))(*self._symbols)
+        arena, shapes = self._planned(self._symbols, sizes)
+        outputs = sum(np.dtype(output.dtype).itemsize * _product(shape)
+                      for output, shape in zip(self.artifact.outputs, shapes, strict=True))
+        return MemoryUse(max(arena, int(self.control[CAPACITY])), outputs,
+                         sum(array.nbytes for array in self.constants),
+                         sum(storage.get(borrow=True).nbytes for storage in self.storages))
+
     def release_memory(self) -> None:
         """Free the memory kept between calls: that of temporaries and of borrowed outputs."""
         with hold(self._arena_lock, wait=False) as mine:
@@ -171,6 +188,7 @@ class Executable:
                                 f"{artifact.symbol_count} symbols")
         sizes = (ctypes.c_int64 * max(1, len(symbols)))(*symbols)
         arena_bytes, shapes = self._planned(symbols, sizes)
+        self._symbols = symbols
         check_destinations(artifact, shapes, places, shared)
         release = self.control[RELEASE] or self._evaluate(self._work, symbols, 0) >= RELEASE_WORK
         run = self._run_without_gil if release else self._run

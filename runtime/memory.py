@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +36,51 @@ class Block:
         start = self._array.ctypes.data if size else 0
         self.address = -(-start // ALIGNMENT) * ALIGNMENT
         self.size = size
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes one variant of a function uses during a call.
+
+    Attributes
+    ----------
+    arena : int
+        Temporaries; kept between calls.
+    outputs : int
+        Results, shapes of replaced shared variables included.
+    constants : int
+        Arrays that are part of the code.
+    shared : int
+        Values of the shared variables it reads or writes.
+
+    Examples
+    --------
+    >>> MemoryUse(arena=3 << 20, outputs=800, constants=0, shared=1000)
+    MemoryUse(3.0 MB: arena 3.0 MB, outputs 0.8 KB, constants 0, shared 1.0 KB)
+    """
+
+    arena: int
+    outputs: int
+    constants: int
+    shared: int
+
+    @property
+    def total(self) -> int:
+        """The sum; arguments are the caller's, and do not count."""
+        return self.arena + self.outputs + self.constants + self.shared
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {_readable(getattr(self, name))}"
+                          for name in ("arena", "outputs", "constants", "shared"))
+        return f"MemoryUse({_readable(self.total)}: {parts})"
+
+
+def _readable(size: int) -> str:
+    for unit in ("GB", "MB", "KB"):
+        scale = {"GB": 1 << 30, "MB": 1 << 20, "KB": 1 << 10}[unit]
+        if size >= scale / 10 * 7:
+            return f"{size / scale:.1f} {unit}"
+    return str(size)
 
 
 def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
