@@ -273,18 +273,21 @@ class _VectorLoop:
 
     def bind(self, symbol: Symbol, value: Bundle) -> None:
         """Give an integer symbol its value, or one value a lane."""
-        self.writer.push_scope()
         if isinstance(value, str):
+            self.writer.push_scope()
             self.writer.bind(symbol, value)
             return
         kind = llvm_type("int64", self.lanes)
+        elements = [[self.writer.emit(f"extractelement {kind} {vector}, i64 {lane}")
+                     for lane in range(self.lanes)] for vector in value]
+        # Sizes that depend on the symbols are written where the scope begins: after the elements.
+        self.writer.push_scope()
         self.lane_symbols[symbol] = []
-        for vector in value:
+        for vector in elements:
             own = [Symbol(f"{symbol.name}_{lane}", symbol.lower, symbol.extent)
                    for lane in range(self.lanes)]
-            for lane, one in enumerate(own):
-                self.writer.bind(
-                    one, self.writer.emit(f"extractelement {kind} {vector}, i64 {lane}"))
+            for one, element in zip(own, vector):
+                self.writer.bind(one, element)
             self.lane_symbols[symbol].append(own)
 
     def accumulate(self, target: Local, stmt: Accumulate) -> None:
