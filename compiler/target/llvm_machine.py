@@ -30,7 +30,8 @@ define void @probe(ptr %at, <8 x i1> %eight, <16 x i1> %sixteen) {
   %wide = load <16 x float>, ptr %at, align 4
   %sum = fadd <16 x float> %wide, %wide
   store <16 x float> %sum, ptr %at, align 4
-  call void @llvm.masked.store.v8f32.p0(<8 x float> zeroinitializer, ptr %at, i32 4, <8 x i1> %eight)
+  call void @llvm.masked.store.v8f32.p0(<8 x float> zeroinitializer, ptr %at, i32 4,
+                                        <8 x i1> %eight)
   call void @llvm.masked.store.v16i8.p0(<16 x i8> zeroinitializer, ptr %at, i32 1,
                                         <16 x i1> %sixteen)
   ret void
