@@ -183,8 +183,8 @@ class _NestEmitter:
     def statement(self, stmt: Stmt) -> None:
         """Write one statement."""
         if isinstance(stmt, For):
-            if stmt.mark == "unroll" and isinstance(stmt.extent, int) \
-                    and stmt.extent <= UNROLL_LIMIT:
+            limit = UNROLL_LIMIT if stmt.mark == "unroll" else 1
+            if isinstance(stmt.extent, int) and stmt.extent <= limit:
                 self.unrolled(stmt)
             else:
                 extent = stmt.extent if isinstance(stmt.extent, int) else None

@@ -114,8 +114,7 @@ def _defined(module: Module, name: str, node: Scalar, lanes: int, copies: int,
 class Values:
     """Writes the expressions of one nest.
 
-    A local that some ``Accumulate`` changes lives in a stack slot, which LLVM turns into a
-    register.
+    A local that some ``Accumulate`` changes lives in a stack slot: LLVM turns it into a register.
 
     Attributes
     ----------

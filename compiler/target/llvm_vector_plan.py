@@ -89,6 +89,8 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int) -> Ve
     vector_bytes : int
         Of the processor's vector registers.
     """
+    if isinstance(loop.extent, int) and loop.extent < 2:
+        return None
     analysis = _Analysis(loop, values)
     if not analysis.run():
         return None
