@@ -10,6 +10,7 @@ from tetractys import debug
 from tetractys import tensor as T
 from tetractys.compiler import band, lower_column
 from tetractys.compiler.loop.ir import For
+from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.program import Kernel
 
 
@@ -224,3 +225,14 @@ def test_gradient_of_layer_norm_walks_its_input_once(small_bands):
     found = debug.bisect(f, *arrays)
     assert found.level is None, found
     assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 1
+
+
+@pytest.mark.parametrize("columns, is_long", [(255, False), (256, True), (700, True)])
+def test_the_second_pass_over_a_long_row_asks_for_the_next_row(columns, is_long):
+    x = T.fmatrix("x")
+    array = uniform(3, columns, dtype="float32")
+    f = tx.function([x], normalised(x, 1), mode=Options(keep_text=True))
+    want = (array - array.mean(1, keepdims=True)) / np.sqrt(array.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(f(array), want, rtol=1e-4, atol=1e-5)
+    artifact, _ = compile_signature(f.signature, f.variants[0].fixed, f.options)
+    assert ("call void @llvm.prefetch" in artifact.notes["llvm"]) == is_long

@@ -19,6 +19,7 @@ from ..loop.ir import (
 )
 from ..loop.text import Signature
 from ..loop.walk import statements
+from .llvm_prefetch import Ahead, next_rows
 from .llvm_scalar import combine, llvm_type
 from .llvm_values import Values
 from .llvm_vector import Bounds, emit_vector_loop
@@ -170,6 +171,7 @@ class _NestEmitter:
     def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
         self.writer, self.cost = writer, nest.cost
         self.values = Values(writer, nest, addresses)
+        self.ahead: dict[For, list[Ahead]] = {}
 
     def body(self, body: tuple[Stmt, ...]) -> None:
         """Write statements, whose values are not reused after them."""
@@ -208,8 +210,9 @@ class _NestEmitter:
             plan = vector_plan(stmt, self.values, self.cost,
                                self.writer.module.machine.vector_bytes)
             if plan is not None:
-                emit_vector_loop(self.values, stmt, plan, bounds)
+                emit_vector_loop(self.values, stmt, plan, bounds, self.ahead.get(stmt, ()))
                 return
+        self.ahead.update(next_rows(stmt, self.values))
         self.writer.loop(stmt.index, bounds.begin, bounds.end, lambda: self.body(stmt.body))
 
     def unrolled(self, stmt: For) -> None:

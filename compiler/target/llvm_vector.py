@@ -10,7 +10,7 @@ Values are written as a *bundle*: a register for each vector, or one text for a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
@@ -20,6 +20,7 @@ from ..loop.ir import (
 )
 from ..loop.math import FUNCTIONS
 from ..loop.walk import postorder
+from .llvm_prefetch import Ahead, emit_prefetches
 from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, memory_type, vector_of
 from .llvm_values import Values, call
 from .llvm_vector_memory import (
@@ -64,7 +65,8 @@ class Bounds:
     multiple: int = 1
 
 
-def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds) -> None:
+def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds,
+                     ahead: Sequence[Ahead] = ()) -> None:
     """Write a loop as vectors.
 
     Parameters
@@ -75,8 +77,10 @@ def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds
     plan : VectorPlan
         Of this loop.
     bounds : Bounds
+    ahead : sequence of Ahead
+        Elements to ask for, of a later iteration of the loop around this one.
     """
-    emitter = _VectorLoop(values, loop, plan, bounds)
+    emitter = _VectorLoop(values, loop, plan, bounds, ahead)
     if bounds.extent is not None:
         if bounds.extent:
             emitter.emit()
@@ -88,8 +92,10 @@ def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds
 class _VectorLoop:
     """One loop being written."""
 
-    def __init__(self, values: Values, loop: For, plan: VectorPlan, bounds: Bounds):
+    def __init__(self, values: Values, loop: For, plan: VectorPlan, bounds: Bounds,
+                 ahead: Sequence[Ahead]):
         self.values, self.loop, self.plan, self.bounds = values, loop, plan, bounds
+        self.ahead = ahead
         self.writer, self.lanes = values.writer, plan.lanes
         self.memory = VectorMemory(self.writer, plan.lanes)
         self.memos: list[dict[int, list[str]]] = []
@@ -178,6 +184,7 @@ class _VectorLoop:
     def group(self, masks: list[Mask | None]) -> None:
         """Write the body for one vector for each mask, side by side."""
         self.masks = masks
+        emit_prefetches(self.writer, self.values, self.ahead, self.lanes * len(masks))
         self.block(self.loop.body)
 
     def block(self, body: tuple[Stmt, ...]) -> None:
