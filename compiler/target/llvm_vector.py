@@ -354,8 +354,11 @@ class _VectorLoop:
         if id(root) not in varying:
             return self.values.value(root)
         own: dict[int, list[str]] = {}
-        known = lambda node: id(node) not in varying or self.memo(node) is not None  # noqa: E731
-        for node in postorder(root, known=known):
+
+        def is_known(node: Expr) -> bool:
+            return id(node) not in varying or self.memo(node) is not None
+
+        for node in postorder(root, known=is_known):
             bundle = own[id(node)] = self.node(node, own)
             if id(node) in self.values.stable:
                 self.memos[-1][id(node)] = bundle
