@@ -2,8 +2,8 @@
 
 Enters a program without a memory plan, leaves one with the same results to the bit.  What a
 gradient keeps from the forward pass is alive all through the middle of the program.  Such a value
-may be dropped after its last early use, and computed again right before the first late one, by the same
-step on the same operands.
+may be dropped after its last early use, and computed again right before the first late one, by the
+same step on the same operands.
 
 Two ways are tried, the cheaper first, each on the real plan of memory:
 
