@@ -78,7 +78,7 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
         If the program is ill-formed.
     """
     machine = replace(vector_unit(options.cpu, options.features, options.triple),
-                      has_blas=options.has_blas)
+                      has_blas=options.has_blas, is_optimised=options.speed_level > 0)
     with timed("write IR"):
         text = module_text(program, machine)
     with timed("LLVM"):

@@ -10,7 +10,8 @@ depends on the sizes only::
           for each tile of rows:            a micro-kernel
       the epilogue on the task's rows       while they are in the cache
 
-Where BLAS measures better, on large products of known sizes, a task is one call of it.
+Where BLAS measures better, on large products of known sizes, a task is one call of it; so it is on
+all products of known sizes when LLVM optimises nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ NEAR_BYTES = 16 << 10
 
 WAITING_BYTES = 192 << 10
 """Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
+
+USUAL_ROWS, NEARLY = 6, 1.08
+"""Rows of the usual tile, and how much longer it may take than the best one."""
 
 FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
@@ -113,7 +117,8 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
 
     A step of a tile costs a cycle for two multiply-adds or two loads, at least the latency of one
     multiply-add, which is 4, and a little for what its loads cost beyond the first-level cache;
-    between tiles some cycles are lost.  Its vectors and totals fill the registers.
+    between tiles some cycles are lost.  Its vectors and totals fill the registers.  The usual tile
+    is kept where it is nearly as good: then the products of a function share its code.
     """
     lanes, registers = machine.lanes(dtype), machine.registers
     widest = max(2, 2 * PANEL_BYTES // (LEAST_INNER * machine.vector_bytes))
@@ -129,16 +134,19 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
     shapes = [(rows, vectors) for rows in range(1, registers // 2)
               for vectors in range(1, widest + 1) if (rows + 1) * (vectors + 1) <= registers + 5
               and rows * vectors + vectors + 1 <= registers]
-    return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
+    best = min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
+    usual = (USUAL_ROWS, (registers - 1) // (USUAL_ROWS + 1))
+    return usual if cycles(*usual) <= NEARLY * cycles(*best) else best
 
 
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and _is_large(step) and fits_blas(step):
+    if machine.has_blas and (_is_large(step) or not machine.is_optimised) and fits_blas(step):
         rows, columns = _even(step.out.dims[1], BLAS_BLOCK), _even(step.out.dims[2], BLAS_BLOCK)
         if step.epilogue is not None:
             rows, columns = _even(step.out.dims[1], BLAS_BLOCK // 2), step.out.dims[2]
-        return Blocking(1, 1, rows, columns, step.left.dims[2], 1, uses_blas=True)
+        return Blocking(1, 1, maximum(rows, 1), maximum(columns, 1), step.left.dims[2], 1,
+                        uses_blas=True)
     batch, m, n = step.out.dims
     k, size = step.left.dims[2], SIZES[step.out.buffer.dtype]
     rows, vectors = tile_shape(m, n, step.out.buffer.dtype, machine)

@@ -23,12 +23,15 @@ class Machine:
         Number of vector registers.
     has_blas : bool
         Whether CBLAS can be called.
+    is_optimised : bool
+        Whether LLVM optimises the code; what is not is slow.
     """
 
     vector_bytes: int = 16
     masked_sizes: frozenset[int] = frozenset()
     registers: int = 16
     has_blas: bool = False
+    is_optimised: bool = True
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of a dtype a vector register holds."""
