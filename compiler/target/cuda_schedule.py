@@ -59,6 +59,7 @@ def ceildiv(left: DimLike, right: int) -> DimLike:
 def grid(nest: Nest, block: Symbol, blocks: DimLike, threads: tuple[tuple[Symbol, int], ...],
          body: tuple[Stmt, ...]) -> Nest:
     """Return the nest of a body that every thread of every block runs."""
+    block.extent = blocks
     for symbol, extent in reversed(threads):
         body = (For(symbol, extent, body, "thread"),)
     return replace(nest, body=(For(block, blocks, body, "block"),))
@@ -241,9 +242,12 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     """Return the scheduled nests that together do what a nest does.
 
     Buffers of role ``temporary`` that the nest does not mention hold what one leaves to the next.
+    A nest without iterations needs none.
     """
     from . import cuda_columns, cuda_rows, cuda_scatter, cuda_tiles
     loops, body = chain_of(nest.body)
+    if any(loop.extent == 0 for loop in loops):
+        return ()
     if _has_passes(body):
         free = independent_loops(loops, body)
         if len(free) == len(loops):
