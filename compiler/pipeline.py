@@ -66,6 +66,10 @@ class Options:
         Check every level for well-formedness between passes.
     has_blas : bool
         Whether the runtime offers matrix products.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:1``.
+    on_device : bool
+        Return results in the device's own memory.
     """
 
     optimize: str = "full"
@@ -74,6 +78,8 @@ class Options:
     keep_text: bool = False
     verify: bool = False
     has_blas: bool = True
+    device: str = "cpu"
+    on_device: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.disabled) - set(PASSES)
@@ -396,7 +402,7 @@ def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> No
 def _emit(program: Program, options: Options, store: ArtifactStore | None,
           stages: Stages) -> Artifact:
     from .program_text import program_text
-    from .target.llvm import LlvmOptions, compile_program
+    from .target import target_of
     key = None
     if store is not None and not options.keep_text:
         with stages.timed("look up"):
@@ -407,8 +413,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
             return found
     with stages.timed("emit"):
         level = 1 if options.optimize == "fast_compile" else 3
-        artifact = compile_program(program, LlvmOptions(
-            speed_level=level, keep_text=options.keep_text))
+        artifact = target_of(options.device).compile(program, level, options.keep_text)
     if key is not None:
         store.put(key, artifact)
     return artifact
@@ -418,7 +423,7 @@ def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> s
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
         "program": text, "optimize": options.optimize, "sources": _sources_digest(),
-        "target": _target_description(),
+        "target": _target_description(options.device.partition(":")[0]),
     }
     digest = hashlib.sha256()
     for label, part in parts.items():
@@ -440,9 +445,9 @@ def _sources_digest() -> str:
 
 
 @cache
-def _target_description() -> str:
-    from .target.llvm import describe_host
-    return describe_host()
+def _target_description(device: str) -> str:
+    from .target import target_of
+    return target_of(device).describe()
 
 
 def _with_sites(artifact: Artifact, sites: Sequence[str]) -> Artifact:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from .compiler.config import config
+from .compiler.config import config, is_device
 from .compiler.dims import Symbol, as_symbol
 from .compiler.graph import (
     Constant, SharedBase, Variable, creation_site, describe, format_site, graph_inputs,
@@ -148,7 +148,7 @@ class Function:
 
     def _sizes(self, arrays: Sequence[np.ndarray]) -> dict[Symbol, int]:
         """Return the value of every size symbol, and check the sizes that must agree."""
-        values = [*arrays, *(storage.get(borrow=True) for storage in self._storages)]
+        values = [*arrays, *self._storages]
         sizes: dict[Symbol, int] = {}
         for variable, array in zip((*self.signature.inputs, *self.signature.shared), values):
             for axis, (dim, size) in enumerate(zip(variable.type.dims, array.shape)):
@@ -198,12 +198,12 @@ class Function:
         """Compile a variant; sizes without a value in ``fixed`` are symbolic."""
         from .compiler.pipeline import compile_signature
         from .runtime import cache
-        from .runtime.call import Executable
-        from .runtime.cpu_entry import make_entry
+        from .runtime.devices import make_entry, make_executable
         artifact, stages = compile_signature(
             self.signature, fixed or {}, self.options, cache)
-        executable = Executable(self._named(artifact), self._storages, self._policies,
-                                self._single)
+        executable = make_executable(
+            self._named(artifact), self.options.device, self._storages, self._policies,
+            self._single, self.options.on_device)
         variant = Variant(dict(fixed or {}), executable, stages)
         with self._lock:
             self.variants.append(variant)
@@ -258,7 +258,8 @@ def _restore(signature: Signature, specs: Sequence[In], keys: list[str] | None, 
 def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Updates = None,
              givens: Any = None, on_unused_input: str | None = None,
              allow_input_downcast: bool | None = None, mode: Any = None, name: str | None = None,
-             no_default_updates: bool | Sequence[SharedBase] = False) -> Function:
+             no_default_updates: bool | Sequence[SharedBase] = False, device: str | None = None,
+             on_device: bool = False) -> Function:
     """Compile a function.
 
     Parameters
@@ -281,6 +282,11 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
         For messages.
     no_default_updates : bool or sequence of shared variables
         Do not apply ``default_update`` (of these).
+    device : str, optional
+        ``'cpu'``, ``'cuda'``, ``'cuda:1'``.  Default: ``config.device``.
+    on_device : bool
+        Return results as arrays in the device's memory, which other libraries take without a copy
+        (DLPack, ``__cuda_array_interface__``), rather than as NumPy arrays.
 
     Returns
     -------
@@ -326,25 +332,38 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
                           tuple((position[s], value) for s, value in pairs))
     single = isinstance(outputs, Variable) or (
         outputs is not None and not isinstance(outputs, (Mapping, list, tuple)))
-    return Function(signature, specs, keys, single, _options(mode))
+    return Function(signature, specs, keys, single, _options(mode, device, on_device))
 
 
 _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_compile"},
           "DEBUGMODE": {"verify": True}, "DEBUG_MODE": {"verify": True}}
 
 
-def _options(mode: Any) -> Options:
-    from .compiler.pipeline import Options
+def _options(mode: Any, device: str | None, on_device: bool) -> Options:
+    """Return the options of a mode, on a device."""
+    from .compiler.target import target_of
     from .runtime import blas
+    options = _mode_options(mode)
+    device = device or (config.device if options.device == "cpu" else options.device)
+    if not is_device(device):
+        raise CompileError(format_message(
+            f"There is no device {device!r}.", remedy="use 'cpu', 'cuda' or 'cuda:1'"))
+    return replace(options, device=device, on_device=on_device or options.on_device,
+                   has_blas=target_of(device).has_products or (
+                       options.has_blas and blas.available()))
+
+
+def _mode_options(mode: Any) -> Options:
+    from .compiler.pipeline import Options
     if isinstance(mode, Options):
-        return replace(mode, has_blas=mode.has_blas and blas.available())
+        return mode
     if mode is None:
-        return Options(optimize=config.optimize, has_blas=blas.available())
+        return Options(optimize=config.optimize)
     if not isinstance(mode, str) or mode.upper() not in _MODES:
         raise CompileError(format_message(
             f"There is no mode {mode!r}.",
             remedy="use 'FAST_RUN', 'FAST_COMPILE', 'DebugMode', or an Options object"))
-    return Options(**_MODES[mode.upper()], has_blas=blas.available())
+    return Options(**_MODES[mode.upper()])
 
 
 def _spec(given: Variable | In, allow_downcast: bool | None) -> In:

@@ -74,7 +74,7 @@ class Executable:
         self.locks = locks_of(self.storages, self.writes)
         self.prologue = None if artifact.prologue is None else Executable(
             artifact.prologue, self.storages)
-        self.constants = [_constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
+        self.constants = [constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
         self.control = np.zeros(4, np.int64)
         self._arena_lock = Locks([self.control.ctypes.data + 8 * BUSY], exclusive=True)
         self._block = Block(0)
@@ -111,7 +111,7 @@ class Executable:
     def run(self, arrays: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """Call the function on arrays as ``convert_arguments`` returns them."""
         with hold(self.locks):
-            shared = [storage.cell[0] for storage in self.storages]
+            shared = [storage.array() for storage in self.storages]
             outputs = self._execute(arrays, shared)
             results = []
             for output, array in zip(self.artifact.outputs, outputs, strict=True):
@@ -279,7 +279,8 @@ def _apart(array: np.ndarray, shared: list[np.ndarray]) -> np.ndarray:
     return array
 
 
-def _constant_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:
+def constant_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:
+    """Return the array of a constant of an artifact."""
     little = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
     return little.astype(dtype)
 

@@ -25,6 +25,7 @@ from ..loop.math import FUNCTIONS, definition
 from ..loop.text import statement_text
 from ..loop.verify import WARP
 from ..loop.walk import buffers_written, postorder
+from .cuda_schedule import parts_of
 
 LANES = 1 << 14
 """Threads that run in lockstep; blocks beyond run after them."""
@@ -69,19 +70,6 @@ def run_scheduled(nest: Nest, arrays: Mapping[Buffer, np.ndarray], symbols: Mapp
             run.symbols[loop.index] = np.tile(place, len(blocks))
         run.body(body, np.ones(len(blocks) * size, bool))
     failures.extend(found.items())
-
-
-def parts_of(nest: Nest) -> tuple[For, tuple[For, ...], tuple[Stmt, ...]]:
-    """Return the block loop, the thread loops and the body of a scheduled nest."""
-    outer = nest.body[0]
-    assert len(nest.body) == 1 and isinstance(outer, For) and outer.mark == "block", nest.name
-    threads: list[For] = []
-    body = outer.body
-    while len(body) == 1 and isinstance(body[0], For) and body[0].mark == "thread":
-        threads.append(body[0])
-        body = body[0].body
-    assert threads and all(isinstance(loop.extent, int) for loop in threads), nest.name
-    return outer, tuple(threads), body
 
 
 class _Trace:

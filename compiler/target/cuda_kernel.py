@@ -23,9 +23,8 @@ from ..loop.text import Signature
 from ..loop.walk import (
     accumulated_locals, buffers_written, children, loads, operands, postorder, stable_expressions,
     statements)
-from .cuda_emulate import parts_of
 from .cuda_scalar import C_TYPES, PRELUDE, PRINTERS, combined, literal
-from .cuda_schedule import is_multiple
+from .cuda_schedule import is_multiple, parts_of
 
 INLINE_LIMIT = 250
 """Operations of a scalar function up to which it is inlined."""
@@ -223,7 +222,7 @@ class _Emitter:
             for dim in buffer.dims:
                 size *= dim
             shared = "__shared__ " if buffer.role == "scratch" else ""
-            yield f"{shared}{C_TYPES[buffer.dtype]} {self.name(buffer)}[{size}];"
+            yield f"{shared}__align__(16) {C_TYPES[buffer.dtype]} {self.name(buffer)}[{size}];"
 
     # -- statements --------------------------------------------------------------------------------
 

@@ -400,7 +400,7 @@ class _Kept:
         numbers = [number for number, _, _, _ in writes]
         reads = [number for number, _, _, is_write in found if not is_write]
         if not plain or len(set(numbers)) != len(numbers) or not reads \
-                or min(reads) <= min(numbers) or max(numbers) < max(reads) != numbers[0]:
+                or min(reads) <= min(numbers):
             return
         register = self._register(root, found[0][1])
         self.seen.add(register)

@@ -65,6 +65,19 @@ def grid(nest: Nest, block: Symbol, blocks: DimLike, threads: tuple[tuple[Symbol
     return replace(nest, body=(For(block, blocks, body, "block"),))
 
 
+def parts_of(nest: Nest) -> tuple[For, tuple[For, ...], tuple[Stmt, ...]]:
+    """Return the block loop, the thread loops and the body of a scheduled nest."""
+    outer = nest.body[0]
+    assert len(nest.body) == 1 and isinstance(outer, For) and outer.mark == "block", nest.name
+    threads: list[For] = []
+    body = outer.body
+    while len(body) == 1 and isinstance(body[0], For) and body[0].mark == "thread":
+        threads.append(body[0])
+        body = body[0].body
+    assert threads and all(isinstance(loop.extent, int) for loop in threads), nest.name
+    return outer, tuple(threads), body
+
+
 def unravel(flat: DimLike, loops: tuple[For, ...]) -> tuple[tuple[Stmt, ...], dict[Symbol, DimLike]]:
     """Return statements that bind the indices of loops from a flat index, and what they bind."""
     bindings: list[Stmt] = []
