@@ -79,7 +79,13 @@ class Driver(Protocol):
 
 
 class NvidiaDriver:
-    """NVIDIA's driver, through ``cuda.bindings``."""
+    """NVIDIA's driver, through ``cuda.bindings``.
+
+    Raises
+    ------
+    DeviceError
+        Saying what is missing, and what to install.
+    """
 
     def __init__(self) -> None:
         try:

@@ -193,9 +193,9 @@ def _has_values(dim, symbols) -> bool:
 
 
 @contextmanager
-def fake_gpu(**options: int) -> Iterator[FakeDriver]:
+def fake_gpu(fake: FakeDriver | None = None, **options: int) -> Iterator[FakeDriver]:
     """Put a fake driver in place of NVIDIA's."""
-    fake = FakeDriver(**options)
+    fake = FakeDriver(**options) if fake is None else fake
     build = cuda.build
 
     def noted(program):

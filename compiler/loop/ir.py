@@ -191,7 +191,7 @@ class Check:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Barrier:
-    """Wait until all threads of the ``block`` or ``warp`` are here; what they wrote is then seen."""
+    """Wait until all threads of the ``block`` or ``warp`` are here; all see what they wrote."""
 
     scope: Literal["block", "warp"] = "block"
 

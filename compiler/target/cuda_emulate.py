@@ -1,4 +1,4 @@
-"""Run a scheduled nest without a GPU: all threads in lockstep, as NumPy arrays, checking everything.
+"""Run a scheduled nest without a GPU: all threads in lockstep on NumPy arrays, all checked.
 
 Enters: a nest of the form ``for block: for thread: body``, an array for each buffer, a value for
 each free symbol.  The arrays are changed in place.  What a GPU would do at random, or silently, is

@@ -39,8 +39,8 @@ NOT_FAILED = -2**63
 """What a word of ``status`` holds while its check holds."""
 
 _RESERVED = frozenset(
-    "auto bool break case char class const continue default delete do double else enum extern false "
-    "float for goto if inline int long namespace new operator private public register return short "
+    "auto bool break case char class const continue default delete do double else enum extern "
+    "false float for goto if inline int long namespace new operator private public register return short "
     "signed sizeof static struct switch template this true try typedef typename union unsigned "
     "using virtual void volatile while and or not xor min max abs exp log sin cos tan sqrt pow "
     "minimum maximum modulo floor_divide to_integer status".split()) | frozenset(
@@ -167,8 +167,8 @@ def _definition(module: Module, own: str, name: str, dtype: str, arity: int) -> 
     inline = "__forceinline__" if len(postorder(result)) <= INLINE_LIMIT else "__noinline__"
     values: list[str] = []
     lines = [*emitter.expressions((result,), values)]
-    return "\n".join([f"__device__ {inline} {kind} {own}({header}) {{",
-                      *(f"    {line}" for line in lines), f"    return {bare(values[0])};", "}", ""])
+    inside = [f"    {line}" for line in (*lines, f"return {bare(values[0])};")]
+    return "\n".join([f"__device__ {inline} {kind} {own}({header}) {{", *inside, "}", ""])
 
 
 def bare(text: str) -> str:

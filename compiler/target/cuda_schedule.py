@@ -10,7 +10,7 @@ which blocks run.  Which schedule a nest gets is read off its loops:
     transpose     the same, read across memory          tiles through scratch memory
     rows          independent loops around passes       a warp or a block a row, totals by shuffles
     columns       accumulation into a row of elements   threads along columns, rows in chunks
-    owner         accumulation where data says          a thread an element, in the order of the loop
+    owner         accumulation where data says          a thread an element, in the loop's order
     serial        anything else                         independent loops over threads, the rest
                                                         in one thread
 """
@@ -78,7 +78,8 @@ def parts_of(nest: Nest) -> tuple[For, tuple[For, ...], tuple[Stmt, ...]]:
     return outer, tuple(threads), body
 
 
-def unravel(flat: DimLike, loops: tuple[For, ...]) -> tuple[tuple[Stmt, ...], dict[Symbol, DimLike]]:
+def unravel(flat: DimLike, loops: tuple[For, ...]
+            ) -> tuple[tuple[Stmt, ...], dict[Symbol, DimLike]]:
     """Return statements that bind the indices of loops from a flat index, and what they bind."""
     bindings: list[Stmt] = []
     values: dict[Symbol, DimLike] = {}
