@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 
-from . import blas, cache
+from . import blas, cache, cpu_jit
 from .errors import TetractysError
 
 _CPU_FEATURES = ("avx2", "fma", "avx512f", "neon", "sve")
@@ -34,10 +34,9 @@ def _host() -> Iterator[str]:
     yield _line("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
     for package in ("tetractys", "numpy", "llvmlite"):
         yield _line(package, _version(package))
-    import llvmlite.binding as llvm
-    features = llvm.get_host_cpu_features()
+    processor, features = cpu_jit.host()
     found = [name for name in _CPU_FEATURES if features.get(name)]
-    yield _line("processor", f"{llvm.get_host_cpu_name()}; {', '.join(found) or 'no wide vectors'}")
+    yield _line("processor", f"{processor}; {', '.join(found) or 'no wide vectors'}")
     from .cpu_threads import get_num_threads
     yield _line("threads", f"{get_num_threads()} of {os.cpu_count()} cores")
 
@@ -76,4 +75,4 @@ def _gpu() -> Iterator[str]:
                                           f"{total >> 20} MiB free")
     except TetractysError as error:
         yield _line("CUDA driver", "not found")
-        yield f"-> {str(error).splitlines()[0]} Only device='cuda' needs it."
+        yield f"-> {str(error).splitlines()[0]} Only device='cuda' needs NVIDIA's driver."

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from tetractys.compiler.dims import as_symbol, evaluate
+from tetractys.compiler.dims import evaluate, symbols_of
 from tetractys.compiler.loop.ir import Check
 from tetractys.compiler.loop.walk import statements
 from tetractys.compiler.target import cuda
@@ -160,9 +160,7 @@ class FakeDriver:
     def shape(self, root, symbols, pointer: int) -> tuple[int, ...]:
         """Return a root's shape; an unknown first dim reaches to the end of its memory."""
         rest = [evaluate(dim, symbols) for dim in root.dims[1:]]
-        known = root.dims and (isinstance(root.dims[0], int) or (
-            as_symbol(root.dims[0]) in symbols or _has_values(root.dims[0], symbols)))
-        if known or not root.dims:
+        if not root.dims or symbols_of(root.dims[0]) <= symbols.keys():
             return tuple(evaluate(dim, symbols) for dim in root.dims)
         step = int(np.prod(rest)) * np.dtype(root.dtype).itemsize
         end = next(start + block.size for start, block in self.blocks.items()
@@ -182,14 +180,6 @@ class FakeDriver:
         return np.ctypeslib.as_array(
             ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (size,)).view(dtype).reshape(
                 shape)
-
-
-def _has_values(dim, symbols) -> bool:
-    try:
-        evaluate(dim, symbols)
-    except KeyError:
-        return False
-    return True
 
 
 @contextmanager

@@ -9,13 +9,14 @@ barrier between them, a barrier or a shuffle that only some of its threads reach
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...runtime.artifact import InternalError
-from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim
+from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim, symbols_of
 from ..loop import scalar
 from ..loop.ir import (
     Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
@@ -258,16 +259,23 @@ class _Lockstep:
             return self.arrays[root].reshape(-1), self.traces.get(root)
         if root not in self.own:
             copies = self.count if root.role == "register" else self.count // self.size
-            length = copies * int(np.prod(self.shape(root)))
+            length = copies * math.prod(self.shape(root))
             self.own[root] = np.zeros(length, root.dtype)
             self.traces[root] = _Trace(length)
         return self.own[root], self.traces[root]
 
     def shape(self, buffer: Buffer) -> tuple[int, ...]:
-        """Return a buffer's shape."""
+        """Return a buffer's shape.
+
+        A nest need not know the first size of a buffer, which no address depends on.
+        """
         shape = self.shapes.get(buffer)
         if shape is None:
-            shape = self.shapes[buffer] = tuple(int(self.dim(dim)) for dim in buffer.dims)
+            rest = tuple(int(self.dim(dim)) for dim in buffer.dims[1:])
+            first = buffer.dims[:1]
+            if first and not symbols_of(first[0]) <= self.symbols.keys():
+                first = (self.arrays[buffer.root()].size // max(1, math.prod(rest)),)
+            shape = self.shapes[buffer] = (*(int(self.dim(dim)) for dim in first), *rest)
         return shape
 
     def places(self, buffer: Buffer, position: tuple[DimLike, ...], mask: np.ndarray,
@@ -284,7 +292,7 @@ class _Lockstep:
                 raise self.fault(stmt, f"{buffer.name} of shape {shape} is used at index "
                                        f"{int(at[outside][0])} of axis {axis}")
             flat = flat * size + at
-        length = int(np.prod(self.shape(root)))
+        length = math.prod(self.shape(root))
         if root.role == "register":
             flat = flat + np.flatnonzero(mask) * length
         elif root.role == "scratch":
