@@ -166,7 +166,8 @@ def test_a_forked_process_is_told(gpu, monkeypatch):
 
 
 def test_without_a_driver_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     cuda_driver.use_driver(None)
     with pytest.raises(DeviceError, match=r"tetractys\[cuda\]"):
         tx.function([X], X + 1, device="cuda")(A)
@@ -208,7 +209,8 @@ def test_the_doctor_names_what_it_found(gpu):
 
 
 def test_the_doctor_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     cuda_driver.use_driver(None)
     from tetractys.runtime import cuda_nvrtc
     cuda_nvrtc._binding.cache_clear()

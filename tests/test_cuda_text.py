@@ -6,6 +6,7 @@ Both need something that is not always there: the reason of a skip says what.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,18 @@ def _table(step: int) -> _Collection:
     return found
 
 
+def _training_step() -> tuple[tx.Function, dict]:
+    """Return a step of a network with dropout, and sizes for it."""
+    x, y = T.fmatrix("x"), T.lvector("y")
+    layer = tx.layers.InputLayer((None, 784), x)
+    layer = tx.layers.DropoutLayer(tx.layers.DenseLayer(layer, 256), p=0.5)
+    layer = tx.layers.DenseLayer(layer, 10, nonlinearity=tx.nonlinearities.softmax)
+    loss = tx.objectives.categorical_crossentropy(tx.layers.get_output(layer), y).mean()
+    updates = tx.updates.adam(loss, tx.layers.get_all_params(layer, trainable=True))
+    f = tx.function([x, y], loss, updates=updates, allow_input_downcast=True)
+    return f, f._sizes([np.zeros((128, 784)), np.zeros(128, np.int64)])
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvrtc_accepts_every_kernel(architecture):
     try:
@@ -101,13 +114,15 @@ def test_nvrtc_accepts_every_kernel(architecture):
     except CompileError as error:
         pytest.skip(f"no NVRTC: {str(error).splitlines()[1].strip()}")
     found = _table(1 if EVERY else 40)
+    found.function(*_training_step())
     code, _ = cuda_nvrtc.build(found.module.text(), architecture)
     assert len(found.module.kernels) >= 60
     assert code[:4] == b"\x7fELF"
 
 
 def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cuda", None)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     cuda_nvrtc._binding.cache_clear()
     with pytest.raises(CompileError, match=r"pip install \"tetractys\[cuda\]\""):
         cuda_nvrtc.version()

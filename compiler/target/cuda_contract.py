@@ -139,11 +139,12 @@ class _Product:
         self.loops = [For(Symbol(name, extent=size), size, ()) for name, size in (
             ("part", parts), ("batch", self.batch), ("tile_m", ceildiv(self.m, side)),
             ("tile_n", ceildiv(self.n, side)))]
+        several = tuple(loop for loop in self.loops if loop.extent != 1)
         self.block = Symbol("block")
         self.row, self.column = Symbol("row", extent=SIDE), Symbol("column", extent=SIDE)
-        self.bindings, values = unravel(as_dim(self.block), tuple(self.loops))
+        self.bindings, values = unravel(as_dim(self.block), several)
         self.part, self.b, self.tile_m, self.tile_n = (
-            0 if loop.extent == 1 else values[loop.index] for loop in self.loops)
+            values.get(loop.index, 0) for loop in self.loops)
         self.each = ceildiv(ceildiv(self.k, parts), depth) * depth if parts > 1 else self.k
         self.first = self.part * self.each
         # The last parts may have nothing left to do.
