@@ -42,8 +42,8 @@ _RESERVED = frozenset(
     "auto bool break case char class const continue default delete do double else enum extern "
     "false float for goto if inline int long namespace new operator private public register return "
     "short signed sizeof static struct switch template this true try typedef typename union "
-    "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan sqrt "
-    "pow minimum maximum modulo floor_divide to_integer status".split()) | frozenset(
+    "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan "
+    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()) | frozenset(
         name + suffix for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign",
                                    "fma") for suffix in ("", "f"))
 
