@@ -67,20 +67,26 @@ class FunctionGraph:
 
 @dataclass(frozen=True, slots=True)
 class BufferOptions:
-    """Passes that tests switch off: ``fusion`` and ``in_place``."""
+    """Passes that tests switch off (``fusion``, ``in_place``), and what the nests are for.
+
+    ``for_cores``: a few cores with caches, for which matrices are walked in blocks and bands of
+    rows.  Else sums of columns are plain loops, which a schedule spreads over many threads.
+    """
 
     fusion: bool = True
     in_place: bool = True
+    for_cores: bool = True
 
 
 class Memory:
     """Which variables have which buffer, while a program is being built.
 
     ``symbols`` are the sizes known when a call starts: what the size of a buffer may depend on.
+    ``for_cores`` is that of :class:`BufferOptions`.
     """
 
-    def __init__(self, symbols: Iterable[Symbol] = ()) -> None:
-        self.symbols = frozenset(symbols)
+    def __init__(self, symbols: Iterable[Symbol] = (), for_cores: bool = True) -> None:
+        self.symbols, self.for_cores = frozenset(symbols), for_cores
         self.buffers: dict[int, Buffer] = {}
         self.constants: dict[Buffer, np.ndarray] = {}
         self.failures: list[Failure] = []
@@ -152,7 +158,7 @@ def bufferize(graph: FunctionGraph, symbols: tuple[Symbol, ...],
 class _Bufferizer:
     def __init__(self, graph: FunctionGraph, symbols: tuple[Symbol, ...], options: BufferOptions):
         self.graph, self.symbols, self.options = graph, symbols, options
-        self.memory = Memory(symbols)
+        self.memory = Memory(symbols, options.for_cores)
         self.uses: Counter[int] = Counter()
         self.inputs = tuple(self._argument(v, "input", k) for k, v in enumerate(graph.inputs))
         self.shared = tuple(self._argument(v, "shared", k) for k, v in enumerate(graph.shared))
@@ -315,7 +321,8 @@ class _Bufferizer:
     def _steps(self, plan: Plan, forced: set[int]) -> tuple[list[Step], list[Step]]:
         early: list[Step] = []
         commit: list[Step] = []
-        groups = group_bands(plan.clusters, self.memory, forced) if self.options.fusion \
+        walks_bands = self.options.fusion and self.options.for_cores
+        groups = group_bands(plan.clusters, self.memory, forced) if walks_bands \
             else ((cluster,) for cluster in plan.clusters)
         for group in groups:
             steps = self._cluster(group[0], forced) if len(group) == 1 \

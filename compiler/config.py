@@ -1,17 +1,18 @@
 """Settings that shape how graphs are built: read when a graph is built, never inside a pass.
 
 ``TETRACTYS_FLAGS=floatX=float32,device=cpu`` in the environment sets the initial values, as
-``THEANO_FLAGS`` did.
+``THEANO_FLAGS`` did; ``TETRACTYS_DEVICE=cuda`` goes before the device named there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields
 
 from ..runtime.artifact import CompileError, format_message
 
-_CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu",),
+_CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu", "cuda", "cuda:1"),
             "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile")}
 
 
@@ -25,7 +26,7 @@ class Config:
         dtype of the unprefixed constructors and of Python floats that meet no float tensor:
         ``float64`` (default) or ``float32``.
     device : str
-        Where functions run: ``cpu``.
+        Where functions run: ``cpu``, ``cuda`` or ``cuda:1`` (the number of a GPU).
     on_unused_input : str
         What ``function`` does about an input no output needs: ``raise``, ``warn`` or ``ignore``.
     optimize : str
@@ -41,11 +42,16 @@ class Config:
         if name not in _CHOICES:
             raise CompileError(format_message(
                 f"There is no setting {name!r}.", remedy=f"settings: {', '.join(_CHOICES)}"))
-        if value not in _CHOICES[name]:
+        if value not in _CHOICES[name] and not (name == "device" and is_device(value)):
             raise CompileError(format_message(
                 f"The setting {name!r} cannot be {value!r}.",
                 remedy=f"choose one of {', '.join(_CHOICES[name])}"))
         object.__setattr__(self, name, value)
+
+
+def is_device(name: object) -> bool:
+    """Return whether ``name`` is how a device is called."""
+    return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None
 
 
 def read_flags(text: str) -> Config:
@@ -65,3 +71,5 @@ def read_flags(text: str) -> Config:
 
 SETTINGS = tuple(field.name for field in fields(Config))
 config = read_flags(os.environ.get("TETRACTYS_FLAGS", ""))
+if os.environ.get("TETRACTYS_DEVICE"):
+    config.device = os.environ["TETRACTYS_DEVICE"]

@@ -28,9 +28,9 @@ def find_or_compile(signature: Signature, sizes: Mapping[Symbol, int], options: 
     if store is not None and not (options.verify or options.keep_text
                                   or options.memory_budget is not None):
         with stages.timed("imports"):
-            from .target.llvm_host import describe_host
+            from .target import target_of
         with stages.timed("look up graph"):
-            key = graph_key(signature, sizes, options, describe_host())
+            key = graph_key(signature, sizes, options, target_of(options.device).describe())
             found = None if key is None else store.get(key)
         if found is not None:
             stored = StoredStages(partial(_stages, signature, sizes, options, store))

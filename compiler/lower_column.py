@@ -106,6 +106,8 @@ def lower_column(build: NestBuilder, cluster: Cluster, memory: Memory,
 
 def _rows_of_block(cluster: Cluster, memory: Memory) -> int | None:
     """Return how long the blocks of the first reduced axis are, or None for no blocks."""
+    if not memory.for_cores:
+        return None
     first, last = cluster.reduced
     length, trailing = cluster.space[first], cluster.space[last:]
     known = set().union(*(symbols_of(size) for size in (length, *trailing)))
@@ -148,7 +150,7 @@ def add_rows(build: NestBuilder, cluster: Cluster, memory: Memory, totals: Seque
     start, width = piece.columns
     lengths = [piece.rows[1], *cluster.space[first + 1:last]]
     outer = build.open(lengths[:-1], name="r")
-    jam = JAM if cluster.weight <= JAM_WEIGHT else 1
+    jam = JAM if memory.for_cores and cluster.weight <= JAM_WEIGHT else 1
     for rows in _jammed(build, lengths[-1], jam):
         tail = build.open((*cluster.space[last:-1], width))
         columns = (*tail[:-1], tail[-1] + start)

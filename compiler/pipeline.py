@@ -40,7 +40,7 @@ from .plan import plan_memory
 from .program import Guard, Program
 from .signature import (  # noqa: F401  (others take what they ask for from here)
     PASSES, ArtifactStore, Options, Signature, Stages, guard_message, paused_collector)
-from .target.llvm_host import describe_host
+from .target import target_of
 
 
 @paused_collector()
@@ -98,7 +98,8 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
         stages.add_seconds(stages.prologue)
     with stages.timed("bufferize"):
         program = bufferize(graph, (*bound, *data), BufferOptions(
-            "fusion" not in options.disabled, "in_place" not in options.disabled))
+            "fusion" not in options.disabled, "in_place" not in options.disabled,
+            for_cores=options.device == "cpu"))
     plain = program
     if "epilogues" not in options.disabled:
         from .epilogue import attach_epilogues
@@ -257,12 +258,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
         if found is not None:
             stages.is_cached = True
             return found
-    with stages.timed("imports"):
-        from .target.llvm import LlvmOptions, compile_program
-    level = 0 if options.optimize == "fast_compile" else 3
-    artifact = compile_program(
-        program, LlvmOptions(speed_level=level, has_blas=options.has_blas,
-                             keep_text=options.keep_text), stages.timed)
+    artifact = target_of(options.device).compile(program, options, stages.timed)
     if key is not None:
         store.put(key, artifact)
     return artifact
@@ -272,7 +268,7 @@ def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> s
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
         "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
-        "sources": sources_digest(), "target": describe_host(),
+        "sources": sources_digest(), "target": target_of(options.device).describe(),
     }
     digest = hashlib.sha256()
     for label, part in parts.items():

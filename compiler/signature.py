@@ -48,6 +48,10 @@ class Options:
         Bytes that temporaries may take; values are recomputed where they would take more.
     size_hints : mapping of Symbol to int
         Sizes at which the budget is judged where the program leaves them open.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:1``.
+    on_device : bool
+        Return results in the device's own memory.
     """
 
     optimize: str = "full"
@@ -58,6 +62,8 @@ class Options:
     has_blas: bool = True
     memory_budget: int | None = None
     size_hints: Mapping[Symbol, int] = field(default_factory=dict)
+    device: str = "cpu"
+    on_device: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.disabled) - set(PASSES)

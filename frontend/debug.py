@@ -17,8 +17,8 @@ from .compiler.interpret import evaluate
 from .compiler.pipeline import Stages, compile_signature
 from .compiler.program_interpret import run_program
 from .function import Function
-from .runtime.call import Executable
 from .runtime.convert import convert_arguments
+from .runtime.devices import make_executable
 from .runtime.shared import Storage
 
 LEVELS = ("graph", "interned", "simplified", "expanded", "program", "code")
@@ -108,7 +108,7 @@ def _run_program(stages: Stages, arrays: Sequence[np.ndarray], shared: Sequence[
 def _run_code(artifact, arrays: Sequence[np.ndarray], shared: Sequence[np.ndarray],
               function: Function) -> list[np.ndarray]:
     storages = [Storage(array) for array in shared]
-    executable = Executable(artifact, storages)
+    executable = make_executable(artifact, function.options.device, storages, (), False, False)
     outputs = executable.run([array.copy() for array in arrays])
     updated = [storages[k].get() for k, _ in function.signature.updates]
     return [*outputs, *updated]

@@ -31,12 +31,15 @@ def explanation(function: Function, assembly: bool = False) -> str:
     parts = [f"{function!r}, sizes: {sizes}", _title("1 graph, as written"), written,
              _title("1 graph, simplified"), simplified]
     parts += _levels(stages)
-    parts += [_title("4 code: LLVM IR"), artifact.notes["llvm"].strip()]
-    if assembly:
-        parts += [_title("4 code: assembly"), artifact.notes["assembly"].strip()]
+    for language, text in artifact.notes.items():
+        if language != "assembly" or assembly:
+            parts += [_title(f"4 code: {_TITLES.get(language, language)}"), text.strip()]
     parts += [_title("seconds by pass")]
     parts += [f"{name:12} {seconds:.4f}" for name, seconds in stages.seconds.items()]
     return "\n".join(parts)
+
+
+_TITLES = {"llvm": "LLVM IR"}
 
 
 def _levels(stages: Stages) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compiler.config import config
+from .compiler.config import config, is_device
 from .compiler.dims import Symbol, as_symbol
 from .compiler.graph import (
     SharedBase, Variable, creation_site, describe, format_site, toposort)
@@ -159,7 +159,7 @@ class Function:
 
     def _sizes(self, arrays: Sequence[np.ndarray]) -> dict[Symbol, int]:
         """Return the value of every size symbol, and check the sizes that must agree."""
-        values = [*arrays, *(storage.get(borrow=True) for storage in self._storages)]
+        values = [*arrays, *self._storages]
         sizes: dict[Symbol, int] = {}
         for variable, array in zip((*self.signature.inputs, *self.signature.shared), values):
             for axis, (dim, size) in enumerate(zip(variable.type.dims, array.shape)):
@@ -222,20 +222,21 @@ class Function:
         """
         from .compiler.lookup import find_or_compile
         from .runtime import cache
-        from .runtime.call import Executable
-        from .runtime.cpu_support import prepare
+        from .runtime.devices import make_executable
         start = time.perf_counter()
-        prepare()
         options = self.options
+        if options.device == "cpu":
+            from .runtime.cpu_support import prepare
+            prepare()
         if options.memory_budget is not None:
             options = replace(options, size_hints=dict(hints or {}))
         store = None if cache.folder() is None else cache
         artifact, stages = find_or_compile(self.signature, fixed or {}, options, store)
         with stages.timed("link"):
-            executable = Executable(
-                self._named(artifact), self._storages, self._policies,
+            executable = make_executable(
+                self._named(artifact), options.device, self._storages, self._policies,
                 self.specification.single, self.specification.keys, self.specification.borrowed,
-                self.threads)
+                self.threads, options.on_device)
         variant = Variant(dict(fixed or {}), executable, stages)
         with self._lock, stages.timed("entry"):
             self.variants.append(variant)
@@ -248,7 +249,8 @@ class Function:
         from .runtime.cpu_entry import make_entry
         entry: Any = self._dispatch
         defaults = [self._default(*pair) for pair in zip(self._specs, self._arguments)]
-        for variant in reversed(self._ordered()):
+        ordered = self._ordered() if self.options.device == "cpu" else []
+        for variant in reversed(ordered):
             entry = make_entry(variant.executable, self._dispatch, entry, defaults)
         if self._counts_calls:
             entry = staticmethod(self.profile.counted(entry))
@@ -323,7 +325,8 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
              allow_input_downcast: bool | None = None, mode: Any = None, name: str | None = None,
              no_default_updates: bool | Sequence[SharedBase] = False,
              threads: int | None = None, memory_budget: int | None = None,
-             profile: bool = False) -> Function:
+             profile: bool = False, device: str | None = None,
+             on_device: bool = False) -> Function:
     """Compile a function.
 
     Parameters
@@ -356,6 +359,11 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
     profile : bool
         Count and time the calls, for ``f.profile``, which tells also where the time of compiling
         went.  A counted call takes a microsecond longer.
+    device : str, optional
+        ``'cpu'``, ``'cuda'``, ``'cuda:1'``.  Default: ``config.device``.
+    on_device : bool
+        Return results as arrays in the device's memory, which other libraries take without a copy
+        (DLPack, ``__cuda_array_interface__``), rather than as NumPy arrays.
 
     Returns
     -------
@@ -382,7 +390,7 @@ def function(inputs: Sequence[Variable | In], outputs: Any = None, updates: Upda
                             allow_input_downcast, no_default_updates)
     _check_limit("threads", threads, MOST_THREADS)
     _check_limit("memory_budget", memory_budget, 1 << 62)
-    options = _options(mode)
+    options = _options(mode, device, on_device)
     if memory_budget is not None:
         options = replace(options, memory_budget=memory_budget)
     return Function(specification, name or "function", options, threads, profile)
@@ -401,18 +409,29 @@ _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_c
           "DEBUGMODE": {"verify": True}, "DEBUG_MODE": {"verify": True}}
 
 
-def _options(mode: Any) -> Options:
-    from .compiler.signature import Options
+def _options(mode: Any, device: str | None, on_device: bool) -> Options:
+    """Return the options of a mode, on a device."""
     from .runtime import blas
+    options = _mode_options(mode)
+    device = device or (config.device if options.device == "cpu" else options.device)
+    if not is_device(device):
+        raise CompileError(format_message(
+            f"There is no device {device!r}.", remedy="use 'cpu', 'cuda' or 'cuda:1'"))
+    return replace(options, device=device, on_device=on_device or options.on_device,
+                   has_blas=options.has_blas and blas.available())
+
+
+def _mode_options(mode: Any) -> Options:
+    from .compiler.signature import Options
     if isinstance(mode, Options):
-        return replace(mode, has_blas=mode.has_blas and blas.available())
+        return mode
     if mode is None:
-        return Options(optimize=config.optimize, has_blas=blas.available())
+        return Options(optimize=config.optimize)
     if not isinstance(mode, str) or mode.upper() not in _MODES:
         raise CompileError(format_message(
             f"There is no mode {mode!r}.",
             remedy="use 'FAST_RUN', 'FAST_COMPILE', 'DebugMode', or an Options object"))
-    return Options(**_MODES[mode.upper()], has_blas=blas.available())
+    return Options(**_MODES[mode.upper()])
 
 
 def evaluate(variable: Variable, inputs_to_values: Mapping[Variable, Any] | None = None) -> Any:

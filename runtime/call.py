@@ -89,7 +89,7 @@ class Executable:
         self.locks = locks_of(self.storages, self.writes)
         self.prologue = None if artifact.prologue is None else Executable(
             artifact.prologue, self.storages, threads=threads)
-        self.constants = [_constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
+        self.constants = [constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
         self.control = np.zeros(4, np.int64)
         self._arena_lock = Locks([self.control.ctypes.data + 8 * BUSY], exclusive=True)
         self._block = Block(0)
@@ -138,7 +138,7 @@ class Executable:
         places = [next(given) if output.shared is None else None
                   for output in self.artifact.outputs]
         with hold(self.locks):
-            shared = [storage.cell[0] for storage in self.storages]
+            shared = [storage.array() for storage in self.storages]
             outputs = self._execute(arrays, shared, places)
             results = []
             for output, array in zip(self.artifact.outputs, outputs, strict=True):
@@ -354,7 +354,8 @@ def _apart(array: np.ndarray, shared: list[np.ndarray]) -> np.ndarray:
     return array
 
 
-def _constant_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:
+def constant_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:
+    """Return the array of a constant of an artifact."""
     little = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
     return little.astype(dtype)
 

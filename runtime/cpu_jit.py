@@ -60,6 +60,12 @@ def _binding() -> object:
     return _state["binding"]
 
 
+def host() -> tuple[str, dict[str, bool]]:
+    """Return LLVM's name of the processor, and which features it has."""
+    binding = _binding()
+    return binding.get_host_cpu_name(), dict(binding.get_host_cpu_features())
+
+
 def _jit() -> object:
     if "jit" not in _state:
         _state["jit"] = _binding().create_lljit_compiler()

@@ -36,6 +36,10 @@ class ArgumentError(TetractysError, ValueError):
     """An argument that a function or a layer does not take."""
 
 
+class DeviceError(TetractysError, RuntimeError):
+    """A device that is not there, or that fails."""
+
+
 class IndexOutOfRangeError(TetractysError, IndexError):
     """An index outside the axis it indexes."""
 

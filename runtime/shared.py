@@ -38,7 +38,9 @@ class Storage:
     Attributes
     ----------
     cell : list of one ndarray
-        Compiled code reads ``cell[0]`` at every call.
+        Compiled code reads ``cell[0]`` at every call.  While the value lives in the memory of a
+        device it is an object with ``shape``, ``dtype`` and ``numpy()``, which compiled code for
+        the host hands to the careful path.
 
     Examples
     --------
@@ -64,7 +66,25 @@ class Storage:
             Return the array itself, which later calls may change, rather than a copy of it.
         """
         with hold(locks_of((self,), exclusive=False)):
-            return self.cell[0] if borrow else self.cell[0].copy()
+            if borrow:
+                return self.array()
+            value = self.cell[0]
+            return value.copy() if isinstance(value, np.ndarray) else value.numpy()
+
+    def array(self) -> np.ndarray:
+        """Return the value itself; from now on it lives in the host's memory.
+
+        The caller holds the lock.
+        """
+        value = self.cell[0]
+        if not isinstance(value, np.ndarray):
+            value = self.cell[0] = value.numpy()
+        return value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value, wherever it lives."""
+        return self.cell[0].shape
 
     def set(self, value: object) -> None:
         """Replace the value by a copy of ``value``; dtype and shape are the caller's business."""

@@ -28,9 +28,10 @@ ON_TOP = ("frontend/layers/*", "frontend/init.py", "frontend/nonlinearities.py",
 # Which files alone may import these.
 RESERVED = {"ctypes": ("runtime/*",), "cffi": (), "numba": (),
             "llvmlite": ("compiler/target/llvm*.py", "runtime/cpu*.py"),
+            "cuda": ("runtime/cuda*.py",),
             "mpmath": ("compiler/rewrite/oracle.py",)}
-# The core dependencies; mpmath comes with sympy.
-THIRD_PARTY = {"numpy", "llvmlite", "scipy_openblas32", "sympy", "mpmath"}
+# The core dependencies, and the extra for GPUs; mpmath comes with sympy.
+THIRD_PARTY = {"numpy", "llvmlite", "scipy_openblas32", "sympy", "mpmath", "cuda"}
 
 
 def module_name(path: Path) -> tuple[str, bool]:

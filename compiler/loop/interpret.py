@@ -117,7 +117,8 @@ class _Interpreter:
             else:
                 self.locals[stmt.target] = value
         else:
-            assert isinstance(stmt, Check)
+            if not isinstance(stmt, Check):
+                raise self.fault(stmt, "iterations that meet need all threads of a block at once")
             if not self.value(stmt.condition, stmt):
                 self.failures.append((stmt.code, int(self.value(stmt.value, stmt))))
 

@@ -8,6 +8,8 @@
                |  Accumulate(target, combine, value)     target = combine(target, value)
                |  Let(target, value)                     name a scalar, or bind an integer symbol
                |  Check(condition, code, value)          report error `code` unless condition
+               |  Barrier(scope)                         wait for the threads of the block or warp
+               |  Shuffle(target, source, distance)      name the source of a thread of the warp
     mark       =  serial | parallel | vector | unroll | block | thread
     expression =  Const(value)  |  Index(dim)  |  Load(buffer, position)  |  Local
                |  Scalar(name, arguments)                a row of compiler/loop/scalar.py, or a
@@ -20,6 +22,13 @@ buffer is contiguous and row-major, so a position and the buffer's dims give the
 Iterations of a ``parallel`` loop may run in any order on any thread; ``vector`` states that no
 iteration reads what another one writes except through ``Accumulate`` to a ``Local``, whose order of
 combination is then free (but fixed for given sizes: it never depends on the number of threads).
+
+A nest that is *scheduled* for many small cores is ``for .. block: for .. thread: body``, with one
+or two ``thread`` loops of constant extent.  All iterations of its ``thread`` loops run at once and
+may meet: at a ``Barrier``, which all of a block (or of a warp: the innermost ``thread`` loop, whose
+extent is then 32) must reach together, and in a ``Shuffle``, which gives each thread of a warp the
+value that the thread whose number differs in the bits of ``distance`` holds.  A buffer of role
+``scratch`` is memory of the block, one of role ``register`` belongs to each thread.
 
 A ``Load`` outside its buffer's bounds is a fault of the compiler; a user's index is clamped by the
 expression that computes it, and reported by ``Check``, so no input reads out of bounds.
@@ -50,7 +59,8 @@ class Buffer:
     dims : tuple of dim
         Its shape.
     role : str
-        ``input``, ``output``, ``shared``, ``constant`` or ``temporary``.
+        ``input``, ``output``, ``shared``, ``constant`` or ``temporary``; inside a scheduled nest
+        also ``scratch`` or ``register``, of constant dims and without content at first.
     base : Buffer or None
         The buffer whose memory this one is (same number of elements, other shape): a reshape.
     """
@@ -58,7 +68,8 @@ class Buffer:
     name: str
     dtype: str
     dims: tuple[DimLike, ...]
-    role: Literal["input", "output", "shared", "constant", "temporary"] = "temporary"
+    role: Literal["input", "output", "shared", "constant", "temporary", "scratch",
+                  "register"] = "temporary"
     base: Buffer | None = None
 
     def root(self) -> Buffer:
@@ -178,7 +189,23 @@ class Check:
     value: Expr
 
 
-Stmt: TypeAlias = Union[For, If, Store, Accumulate, Let, Check]
+@dataclass(frozen=True, eq=False, slots=True)
+class Barrier:
+    """Wait until all threads of the ``block`` or ``warp`` are here; all see what they wrote."""
+
+    scope: Literal["block", "warp"] = "block"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shuffle:
+    """Name the value that ``source`` has in the thread of the warp number ``own ^ distance``."""
+
+    target: Local
+    source: Local
+    distance: int
+
+
+Stmt: TypeAlias = Union[For, If, Store, Accumulate, Let, Check, Barrier, Shuffle]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ..dims import Call, DimLike, Symbol
 from .ir import (
-    Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
-    Store,
+    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
+    Shuffle, Stmt, Store,
 )
 from .walk import bound_symbols, children, operands, postorder, stable_expressions
 
@@ -132,6 +132,10 @@ class _Printer:
             yield f"let {self._let_target(stmt.target)} = {values[0]}"
         elif isinstance(stmt, Check):
             yield f"check {values[0]} else {stmt.code}, {values[1]}"
+        elif isinstance(stmt, Barrier):
+            yield f"barrier {stmt.scope}"
+        elif isinstance(stmt, Shuffle):
+            yield f"let {self._let_target(stmt.target)} = {values[0]} of thread ^ {stmt.distance}"
         else:
             assert isinstance(stmt, Accumulate)
             target = stmt.target

@@ -9,8 +9,8 @@ from ...runtime.artifact import InternalError
 from ..dims import DimLike, Symbol, symbols_of
 from ..dtypes import DTYPES
 from .ir import (
-    Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt,
-    Store,
+    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
+    Shuffle, Stmt, Store,
 )
 from .math import FUNCTIONS
 from .scalar import SCALARS, kind_of
@@ -19,6 +19,9 @@ from .walk import bound_symbols, loads, operands, postorder, statements, target_
 
 _MARKS = ("serial", "parallel", "vector", "unroll", "block", "thread")
 _UNORDERED = ("parallel", "vector", "block", "thread")
+WARP = 32
+"""Threads that exchange values in a ``Shuffle``."""
+
 _COMBINES = {"add": "if", "mul": "if", "minimum": "if", "maximum": "if", "and": "bi", "or": "bi"}
 
 
@@ -70,6 +73,8 @@ class _Verifier:
                 self.body(stmt.body, scope)
             elif isinstance(stmt, Let):
                 scope = self.let(stmt, scope)
+            elif isinstance(stmt, Shuffle):
+                scope = self.shuffle(stmt, scope)
             else:
                 self.leaf(stmt, scope)
 
@@ -87,6 +92,10 @@ class _Verifier:
             self.require(stmt.condition.dtype == "bool", stmt, "the condition is not bool")
             self.require(stmt.value.dtype == "int64", stmt, "the reported value is not int64")
             self.require(stmt.code >= 1, stmt, "failure codes start from 1")
+        elif isinstance(stmt, Barrier):
+            self.require(stmt.scope in ("block", "warp"), stmt, f"unknown scope {stmt.scope!r}")
+            self.require(any(loop.mark == "thread" for loop in scope.loops), stmt,
+                         "a barrier outside of thread loops")
         else:
             self.require(False, stmt, f"unknown statement {type(stmt).__name__}")
 
@@ -110,6 +119,15 @@ class _Verifier:
         self.require(target.dtype == stmt.value.dtype, stmt,
                      f"{target.dtype} local is bound to {stmt.value.dtype}")
         return _Scope(scope.symbols, {**scope.locals, target: len(scope.loops)}, scope.loops)
+
+    def shuffle(self, stmt: Shuffle, scope: _Scope) -> _Scope:
+        """Check an exchange within a warp; return the scope after it."""
+        lanes = [loop.extent for loop in scope.loops if loop.mark == "thread"][-1:]
+        self.require(lanes == [WARP], stmt, f"the innermost thread loop is not of {WARP} threads")
+        self.require(0 < stmt.distance < WARP, stmt, f"there is no thread {stmt.distance} apart")
+        self.require(stmt.target.dtype == stmt.source.dtype, stmt,
+                     f"{stmt.target.dtype} local is bound to {stmt.source.dtype}")
+        return _Scope(scope.symbols, {**scope.locals, stmt.target: len(scope.loops)}, scope.loops)
 
     def accumulate(self, stmt: Accumulate, scope: _Scope) -> None:
         """Check an accumulation's target, operation and dtype."""
@@ -136,7 +154,7 @@ class _Verifier:
         element that every iteration writes (other than under an ``If``).
         """
         inside = list(statements(loop.body))
-        own = {stmt.target for stmt in inside if isinstance(stmt, Let)}
+        own = {stmt.target for stmt in inside if isinstance(stmt, (Let, Shuffle))}
         changing = {stmt.target for stmt in inside
                     if isinstance(stmt, Accumulate) and isinstance(stmt.target, Local)} - own
         for stmt in inside:
@@ -149,7 +167,8 @@ class _Verifier:
         fixed: set[tuple[Buffer, tuple[DimLike, ...]]] = set()
         for stmt in _unconditional(loop.body):
             access = target_access(stmt)
-            if access is not None and not any(symbols_of(dim) & varying for dim in access[1]):
+            if access is not None and _is_common(access[0], loop) \
+                    and not any(symbols_of(dim) & varying for dim in access[1]):
                 self.require(loop.mark == "vector" and isinstance(stmt, Store), stmt,
                              f"all iterations of a {loop.mark} loop write one element")
                 fixed.add(access)
@@ -196,6 +215,13 @@ class _Verifier:
         """Raise unless ``holds``."""
         if not holds:
             raise InternalError(f"nest {self.nest.name}: {what}\n  in: {statement_text(stmt)}")
+
+
+def _is_common(buffer: Buffer, loop: For) -> bool:
+    """Return whether the iterations of a loop see one and the same memory of a buffer."""
+    role = buffer.root().role
+    return role != "register" if loop.mark == "thread" else role not in ("scratch", "register") \
+        or loop.mark != "block"
 
 
 def _unconditional(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

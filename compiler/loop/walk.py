@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..dims import DimLike, Symbol
 from .ir import (
-    Accumulate, Buffer, Check, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Stmt, Store,
+    Accumulate, Buffer, Check, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Shuffle, Stmt,
+    Store,
 )
 
 
@@ -60,6 +61,8 @@ def operands(stmt: Stmt) -> tuple[Expr, ...]:
         return (stmt.value,)
     if isinstance(stmt, Check):
         return (stmt.condition, stmt.value)
+    if isinstance(stmt, Shuffle):
+        return (stmt.source,)
     return (stmt.condition,) if isinstance(stmt, If) else ()
 
 

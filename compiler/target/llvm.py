@@ -89,10 +89,10 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
         name=program.name,
         target="cpu",
         code=code,
-        inputs=tuple(_argument(buffer, numbers) for buffer in program.inputs),
-        shared=tuple(_argument(buffer, numbers) for buffer in program.shared),
+        inputs=tuple(argument_of(buffer, numbers) for buffer in program.inputs),
+        shared=tuple(argument_of(buffer, numbers) for buffer in program.shared),
         outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
-        constants=tuple(_constant(array) for array in program.constants.values()),
+        constants=tuple(constant_of(array) for array in program.constants.values()),
         symbol_count=len(symbols),
         symbol_names=tuple(map(str, symbols)),
         guards=tuple(guard.message for guard in program.guards),
@@ -183,7 +183,8 @@ def _target_machine(cpu: str, features: str, triple: str, speed_level: int) -> l
         cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
 
 
-def _argument(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
+def argument_of(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
+    """Return what the runtime has to know of an argument; ``numbers`` are those of the symbols."""
     axes = []
     for dim in buffer.dims:
         symbol = as_symbol(dim)
@@ -193,7 +194,8 @@ def _argument(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
     return Argument(buffer.name, buffer.dtype, tuple(axes))
 
 
-def _constant(array: np.ndarray) -> Constant:
+def constant_of(array: np.ndarray) -> Constant:
+    """Return an array as an artifact holds it."""
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return Constant(array.dtype.name, array.shape, little.tobytes())
 

@@ -1,0 +1,206 @@
+"""Which schedule a nest gets, and that each is right around the edges of its tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_fake import fake_gpu
+
+import tetractys as tx
+from tetractys import tensor as T
+from tetractys.compiler.loop.ir import Barrier, For, Load, Nest, Shuffle
+from tetractys.compiler.loop.text import nest_text
+from tetractys.compiler.loop.verify import verify_nest
+from tetractys.compiler.loop.walk import buffers_written, loads, operands, statements
+from tetractys.compiler.pipeline import Options, compile_signature
+from tetractys.compiler.target import cuda_columns, cuda_contract
+from tetractys.compiler.target.cuda import compile_program, scheduled
+
+X, Y = T.fmatrix("x"), T.fmatrix("y")
+
+
+def nests_of(output, *shapes: tuple[int, ...], inputs=(X,)) -> list[Nest]:
+    """Return the scheduled nests of an expression for arguments of these shapes."""
+    f = tx.function(list(inputs), output, on_unused_input="ignore")
+    sizes = f._sizes([np.zeros(shape) for shape in shapes]) if shapes else {}
+    _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
+    found = [nest for step in stages.program.steps for nest in scheduled(step)]
+    for nest in found:
+        verify_nest(nest)
+    return found
+
+
+def marks(nest: Nest) -> list[str]:
+    """Return the marks of a nest's loops, outermost first."""
+    return [stmt.mark for stmt in statements(nest.body) if isinstance(stmt, For)]
+
+
+def value_of(output, *arrays: np.ndarray, inputs=(X,)) -> np.ndarray:
+    """Return what the emulated GPU computes, for known sizes; then for symbolic ones."""
+    with fake_gpu():
+        f = tx.function(list(inputs), output, device="cuda")
+        known = f(*arrays)
+        f.compile({})
+        np.testing.assert_array_equal(f.variants[-1].executable.call(*arrays).shape, known.shape)
+        np.testing.assert_allclose(f.variants[-1].executable.call(*arrays), known, rtol=1e-4,
+                                   atol=1e-5)
+    return known
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def test_elementwise_moves_sixteen_bytes_at_a_time():
+    nest, = nests_of(T.tanh(X) + 1, (64, 512))
+    assert marks(nest) == ["block", "thread", "vector"]
+    assert "v < 4 vector" in nest_text(nest)
+    double = T.dmatrix("d")
+    nest, = nests_of(double * 2, (64, 512), inputs=(double,))
+    assert "v < 2 vector" in nest_text(nest)
+
+
+def test_a_huge_array_is_gone_through_in_strides():
+    nest, = nests_of(X + 1, (1 << 14, 1 << 14))
+    assert nest.body[0].extent == 1 << 16
+    assert "serial" in marks(nest)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 255, 256, 1023, 1024, 1025, 1027])
+def test_elementwise_of_any_length(size):
+    x = random(1, size)
+    np.testing.assert_allclose(value_of(X * 2 + 1, x), x * 2 + 1, rtol=1e-6)
+
+
+def test_a_short_row_belongs_to_a_warp_and_stays_in_registers():
+    nest, = nests_of(T.nnet.softmax(X), (64, 512))
+    assert any(isinstance(stmt, Shuffle) for stmt in statements(nest.body))
+    assert not any(isinstance(stmt, Barrier) for stmt in statements(nest.body))
+    reads = {id(load): load for stmt in statements(nest.body)
+             for load in loads(*operands(stmt)) if load.buffer.root().role == "input"}
+    writes = [stmt for stmt in statements(nest.body)
+              if getattr(stmt, "buffer", None) is not None and stmt.buffer.role == "output"]
+    assert len(reads) == 1, "the row is read once"
+    assert len(writes) == 1, "and written once"
+
+
+def test_a_long_row_belongs_to_a_block():
+    nest, = nests_of(T.nnet.softmax(X), (4, 5000))
+    assert [loop.extent for loop in statements(nest.body)
+            if isinstance(loop, For) and loop.mark == "thread"] == [8, 32]
+    assert any(isinstance(stmt, Barrier) for stmt in statements(nest.body))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 31), (8, 32), (9, 33), (2, 1024), (3, 1028),
+                                   (2, 4100), (1, 33000)])
+def test_rows_of_any_length(shape):
+    x = random(*shape)
+    shifted = np.exp(x - x.max(axis=1, keepdims=True))
+    expected = shifted / shifted.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(value_of(T.nnet.softmax(X), x), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 31), (9, 33), (200, 32), (1030, 5), (70, 600)])
+def test_columns_of_any_length(shape):
+    x = random(*shape)
+    np.testing.assert_allclose(value_of(X.sum(axis=0), x), x.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(value_of(X.max(axis=0), x), x.max(axis=0))
+
+
+def test_many_rows_are_added_in_chunks_then_combined():
+    first, second = nests_of(X.sum(axis=0), (100_000, 32))
+    assert first.body[0].extent > 100
+    assert second.name.startswith("combine_")
+    assert {buffer.role for buffer in buffers_written(first)} == {"scratch", "temporary"}
+
+
+def test_a_reduction_to_one_number_takes_two_nests():
+    assert len(nests_of(X.sum(), (1000, 1000))) == 2
+    x = random(300, 70)
+    np.testing.assert_allclose(value_of(X.sum(), x), x.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (31, 33), (32, 64), (65, 40), (100, 17)])
+def test_transposes_of_any_size(shape):
+    x = random(*shape)
+    np.testing.assert_allclose(value_of(X.T * 2 + 1, x), x.T * 2 + 1, rtol=1e-6)
+
+
+def test_a_transpose_goes_through_scratch_memory():
+    nest, = nests_of(X.T + 1, (64, 96))
+    assert [buffer.dims for buffer in buffers_written(nest) if buffer.role == "scratch"] \
+        == [(32, 33)]
+
+
+@pytest.mark.parametrize("rows, columns", [(4, 3), (4, 40)])
+def test_repeated_indices_add_up_in_order(rows, columns):
+    index = T.lvector("i")
+    x, picked = random(rows, columns), np.array([1, 1, 3, 1, 0, 3])
+    added = random(len(picked), columns)
+    expected = x.copy()
+    np.add.at(expected, picked, added)
+    output = T.inc_subtensor(X[index], Y)
+    got = value_of(output, x, added, picked, inputs=(X, Y, index))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    again = value_of(output, x, added, picked, inputs=(X, Y, index))
+    np.testing.assert_array_equal(got, again)
+
+
+def test_of_repeated_indices_the_last_store_stays():
+    index = T.lvector("i")
+    x, picked = random(4, 3), np.array([1, 1, 3, 1])
+    stored = random(4, 3)
+    expected = x.copy()
+    expected[picked] = stored
+    got = value_of(T.set_subtensor(X[index], Y), x, stored, picked, inputs=(X, Y, index))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (5, 3, 7), (64, 16, 64), (65, 17, 63), (1, 50, 40),
+                                     (40, 50, 1), (3, 0, 4), (20, 1100, 30)])
+@pytest.mark.parametrize("turned", ["", "left", "right"])
+def test_products_of_any_size(m, k, n, turned):
+    a, b = random(m, k), random(k, n)
+    left = X.T if turned == "left" else X
+    right = Y.T if turned == "right" else Y
+    arrays = (a.T.copy() if turned == "left" else a, b.T.copy() if turned == "right" else b)
+    got = value_of(T.dot(left, right), *arrays, inputs=(X, Y))
+    np.testing.assert_allclose(got, a @ b, rtol=1e-4, atol=1e-4)
+
+
+def test_large_tiles_are_right_at_their_edges(monkeypatch):
+    monkeypatch.setattr(cuda_contract, "LARGE", 1)
+    a, b = random(140, 20), random(20, 130)
+    with fake_gpu():
+        f = tx.function([X, Y], T.dot(X, Y), device="cuda")
+        np.testing.assert_allclose(f(a, b), a @ b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_deep_product_is_shared_out_between_blocks():
+    first, second = nests_of(T.dot(X, Y), (64, 60_000), (60_000, 64), inputs=(X, Y))
+    assert first.body[0].extent >= 64 and second.name == "combine_product"
+
+
+def test_a_product_has_room_for_what_follows_it():
+    nests = nests_of(T.dot(X, Y), (64, 64), (64, 64), inputs=(X, Y))
+    (store,) = [stmt for stmt in statements(nests[0].body)
+                if getattr(getattr(stmt, "buffer", None), "role", "") == "output"]
+    assert isinstance(store.value, Load) and store.value.buffer.role == "register"
+
+
+def test_chunks_of_rows_are_right(monkeypatch):
+    monkeypatch.setattr(cuda_columns, "LEAST_ROWS", 8)
+    x = random(101, 37)
+    with fake_gpu():
+        f = tx.function([X], [X.sum(axis=0), (X * X).max(axis=0)], device="cuda")
+        total, most = f(x)
+    np.testing.assert_allclose(total, x.sum(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(most, (x * x).max(axis=0))
+
+
+def test_the_code_is_named_after_the_expression():
+    f = tx.function([X], T.tanh(X + 1), name="f")
+    _, stages = compile_signature(f.signature, {}, Options(device="cuda"))
+    source = compile_program(stages.program, keep_text=True).notes["CUDA C"]
+    assert "add_tanh_kernel(" in source
+    assert "tanh_float32(" in source
