@@ -142,11 +142,8 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
     if machine.has_blas and (_is_large(step) or not machine.is_optimised) and fits_blas(step):
-        rows, columns = _even(step.out.dims[1], BLAS_BLOCK), _even(step.out.dims[2], BLAS_BLOCK)
-        if step.epilogue is not None:
-            rows, columns = _even(step.out.dims[1], BLAS_BLOCK // 2), step.out.dims[2]
-        return Blocking(1, 1, maximum(rows, 1), maximum(columns, 1), step.left.dims[2], 1,
-                        uses_blas=True)
+        rows, columns = _blas_block(step)
+        return Blocking(1, 1, rows, columns, step.left.dims[2], 1, uses_blas=True)
     batch, m, n = step.out.dims
     k, size = step.left.dims[2], SIZES[step.out.buffer.dtype]
     rows, vectors = tile_shape(m, n, step.out.buffer.dtype, machine)
@@ -171,6 +168,18 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     merged = maximum(minimum(ceildiv(m, task_rows),
                              floordiv(WAITING_BYTES, maximum(waiting, 1))), 1)
     return Blocking(rows, vectors, task_rows, maximum(columns, 1) * width, inner, merged)
+
+
+def _blas_block(step: Contract) -> tuple[int, int]:
+    """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
+    batch, m, n = step.out.dims
+    if step.epilogue is not None:
+        return max(_even(m, BLAS_BLOCK // 2), 1), max(n, 1)
+    rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
+    calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
+    if calls < 4 and contract_work(step) * FLOPS_PER_UNIT >= TASK_FLOPS:
+        columns = ceildiv(columns, ceildiv(4, max(calls, 1)))
+    return rows, columns
 
 
 def _even(size: DimLike, most: int) -> DimLike:
