@@ -108,7 +108,7 @@ def _run_program(stages: Stages, arrays: Sequence[np.ndarray], shared: Sequence[
 def _run_code(artifact, arrays: Sequence[np.ndarray], shared: Sequence[np.ndarray],
               function: Function) -> list[np.ndarray]:
     storages = [Storage(array) for array in shared]
-    executable = make_executable(artifact, function.options.device, storages, (), False, False)
+    executable = make_executable(artifact, function.options.device, storages)
     outputs = executable.run([array.copy() for array in arrays])
     updated = [storages[k].get() for k, _ in function.signature.updates]
     return [*outputs, *updated]

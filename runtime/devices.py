@@ -11,9 +11,9 @@ from .shared import Storage
 
 
 def make_executable(artifact: Artifact, device: str, storages: Sequence[Storage],
-                    policies: Sequence[Policy], single: bool, keys: Sequence[str] | None,
-                    borrowed: Collection[int], threads: int | None, on_device: bool
-                    ) -> Executable:
+                    policies: Sequence[Policy] = (), single: bool = False,
+                    keys: Sequence[str] | None = None, borrowed: Collection[int] = (),
+                    threads: int | None = None, on_device: bool = False) -> Executable:
     """Return an artifact loaded for a device: ``cpu``, ``cuda``, ``cuda:1``.
 
     Parameters
