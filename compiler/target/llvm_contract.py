@@ -50,9 +50,6 @@ NEAR_BYTES = 16 << 10
 WAITING_BYTES = 192 << 10
 """Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
 
-USUAL_ROWS, NEARLY = 6, 1.08
-"""Rows of the usual tile, and how much longer it may take than the best one."""
-
 FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
@@ -117,8 +114,7 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
 
     A step of a tile costs a cycle for two multiply-adds or two loads, at least the latency of one
     multiply-add, which is 4, and a little for what its loads cost beyond the first-level cache;
-    between tiles some cycles are lost.  Its vectors and totals fill the registers.  The usual tile
-    is kept where it is nearly as good: then the products of a function share its code.
+    between tiles some cycles are lost.  Its vectors and totals fill the registers.
     """
     lanes, registers = machine.lanes(dtype), machine.registers
     widest = max(2, 2 * PANEL_BYTES // (LEAST_INNER * machine.vector_bytes))
@@ -134,9 +130,7 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
     shapes = [(rows, vectors) for rows in range(1, registers // 2)
               for vectors in range(1, widest + 1) if (rows + 1) * (vectors + 1) <= registers + 5
               and rows * vectors + vectors + 1 <= registers]
-    best = min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
-    usual = (USUAL_ROWS, (registers - 1) // (USUAL_ROWS + 1))
-    return usual if cycles(*usual) <= NEARLY * cycles(*best) else best
+    return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
 
 
 def blocking(step: Contract, machine: Machine) -> Blocking:
