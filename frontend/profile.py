@@ -20,7 +20,7 @@ PHASES = {
     "rematerialize": "values computed twice, for a memory budget",
     "plan": "memory",
     "look up": "the program's key, and its code if stored",
-    "write IR": "loops to LLVM's language",
+    "write code": "loops to the target's language",
     "LLVM": "optimisation, machine code",
     "link": "machine code loaded",
     "entry": "the callable",

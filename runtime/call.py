@@ -162,7 +162,7 @@ class Executable:
                       for output, shape in zip(self.artifact.outputs, shapes, strict=True))
         return MemoryUse(max(arena, int(self.control[CAPACITY])), outputs,
                          sum(array.nbytes for array in self.constants),
-                         sum(storage.get(borrow=True).nbytes for storage in self.storages))
+                         sum(storage.nbytes for storage in self.storages))
 
     def release_memory(self) -> None:
         """Free the memory kept between calls: that of temporaries and of borrowed outputs."""

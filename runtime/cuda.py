@@ -155,7 +155,7 @@ class CudaExecutable(Executable):
                       for output, shape in zip(self.artifact.outputs, layout.shapes))
         return MemoryUse(layout.size - layout.arena, outputs,
                          sum(array.nbytes for array in self.constants),
-                         sum(self._bytes(s.dtype, s.shape) for s in self.storages))
+                         sum(storage.nbytes for storage in self.storages))
 
     def release_memory(self) -> None:
         """Free the memory kept between calls."""

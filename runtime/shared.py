@@ -86,6 +86,11 @@ class Storage:
         """The shape of the value, wherever it lives."""
         return self.cell[0].shape
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the value, wherever it lives."""
+        return self.cell[0].nbytes
+
     def set(self, value: object) -> None:
         """Replace the value by a copy of ``value``; dtype and shape are the caller's business."""
         array = own_copy(value)

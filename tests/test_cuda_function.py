@@ -13,6 +13,8 @@ from cuda_fake import fake_gpu
 import tetractys as tx
 from tetractys import tensor as T
 from tetractys.compiler.config import Config
+from tetractys.compiler.program import Contract
+from tetractys.compiler.signature import Options
 from tetractys.runtime import cuda_driver, doctor
 from tetractys.runtime.cuda_array import DeviceArray
 from tetractys.runtime.errors import (
@@ -226,6 +228,88 @@ def test_epilogues_follow_their_products(gpu):
     np.testing.assert_allclose(f(rows), on_cpu(rows), rtol=1e-5)
     product, = f.variants[0].stages.program.steps
     assert product.epilogue is not None
+
+
+def classifier(device: str, **options):
+    """Return a training step of two dense layers, and its parameters."""
+    labels, fill = T.lvector("labels"), np.random.default_rng(0).normal
+    sizes = {"w1": (3, 6), "b1": (6,), "w2": (6, 4), "b2": (4,)}
+    w1, b1, w2, b2 = parameters = [
+        tx.shared(fill(size=shape).astype(np.float32), name=name)
+        for name, shape in sizes.items()]
+    scores = T.nnet.softmax(T.dot(T.tanh(T.dot(X, w1) + b1), w2) + b2)
+    loss = T.nnet.categorical_crossentropy(scores, labels).mean()
+    steps = {p: p - np.float32(0.5) * tx.grad(loss, p) for p in parameters}
+    return tx.function([X, labels], {"loss": loss, "scores": scores}, updates=steps,
+                       device=device, **options), parameters
+
+
+def batch(rows: int):
+    """Return inputs and labels of the classifier."""
+    x = np.linspace(-2, 2, rows * 3).reshape(rows, 3).astype(np.float32)
+    return np.sin(5 * x), np.arange(rows) % 4
+
+
+@pytest.mark.parametrize("disabled", [(), ("epilogues",)], ids=["attached", "apart"])
+def test_dense_layers_train_as_on_the_cpu(gpu, disabled):
+    on_cpu, expected = classifier("cpu")
+    f, found = classifier("cuda", mode=Options(disabled=frozenset(disabled)))
+    for rows in (35, 35, 70, 1):
+        theirs, ours = on_cpu(*batch(rows)), f(*batch(rows))
+        assert list(ours) == ["loss", "scores"]
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours.get_value(), theirs.get_value(), rtol=1e-4, atol=1e-6)
+    attached = [step.epilogue is not None for variant in f.variants
+                for step in variant.stages.program.steps if isinstance(step, Contract)]
+    assert any(attached) is (not disabled)
+
+
+def test_a_failed_check_holds_back_updates_that_follow_a_product(gpu):
+    f, parameters = classifier("cuda")
+    x, labels = batch(35)
+    before = [parameter.get_value() for parameter in parameters]
+    with pytest.raises(IndexOutOfRangeError):
+        f(x, labels + 9)
+    program = f.variants[0].stages.program
+    assert any(isinstance(step, Contract) and step.epilogue is not None
+               for step in program.steps[program.commit:])
+    for parameter, value in zip(parameters, before):
+        np.testing.assert_array_equal(parameter.get_value(), value)
+    f(x, labels)
+    assert all((parameter.get_value() != value).any()
+               for parameter, value in zip(parameters, before))
+
+
+def test_memory_and_phases_are_told(gpu):
+    f, parameters = classifier("cuda", profile=True, threads=1)
+    assert f.memory is None
+    for _ in range(2):
+        f(*batch(35))
+    sizes = [parameter.get_value().nbytes for parameter in parameters]
+    assert isinstance(parameters[0].storage.cell[0], DeviceArray)
+    assert f.memory.shared == sum(sizes) and f.memory.arena >= 35 * 6 * 4
+    assert f.memory.outputs == 4 + 35 * 4 * 4
+    assert isinstance(parameters[0].storage.cell[0], DeviceArray), "asking leaves it there"
+    assert f.profile.calls == 1 and "write code" in f.profile.phases()[0]
+
+
+def test_asking_a_cpu_function_for_its_memory_leaves_values_on_the_gpu(gpu):
+    w = tx.shared(np.zeros(3, np.float32), name="w")
+    on_cpu, f = (tx.function([], w * 2, updates={w: w + 1}, device=device)
+                 for device in ("cpu", "cuda"))
+    on_cpu()
+    f()
+    assert on_cpu.memory.shared == 12
+    assert isinstance(w.storage.cell[0], DeviceArray)
+
+
+def test_borrowed_outputs_are_fresh(gpu):
+    f = tx.function([X], tx.Out(X * 2, borrow=True), device="cuda")
+    first = f(A)
+    f(A + 1)
+    np.testing.assert_array_equal(first, A * 2)
 
 
 def test_dicts_come_back_and_out_is_refused(gpu):

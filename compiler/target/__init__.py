@@ -39,9 +39,8 @@ class Target:
 def target_of(device: str) -> Target:
     """Return the target of a device: ``cpu``, or ``cuda`` with or without a number."""
     if device.startswith("cuda"):
-        from . import cuda
-        return Target(lambda program, options, timed: cuda.compile_program(
-            program, options.keep_text), cuda.describe)
+        from .cuda import describe
+        return Target(_compile_for_gpu, describe)
     from .llvm_host import describe_host
     return Target(_compile_for_cpu, describe_host)
 
@@ -52,3 +51,9 @@ def _compile_for_cpu(program: Program, options: Options, timed: Timer) -> Artifa
     level = 0 if options.optimize == "fast_compile" else 3
     return compile_program(program, LlvmOptions(
         speed_level=level, has_blas=options.has_blas, keep_text=options.keep_text), timed)
+
+
+def _compile_for_gpu(program: Program, options: Options, timed: Timer) -> Artifact:
+    from .cuda import compile_program
+    with timed("write code"):
+        return compile_program(program, options.keep_text)

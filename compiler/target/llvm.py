@@ -79,7 +79,7 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
     """
     machine = replace(vector_unit(options.cpu, options.features, options.triple),
                       has_blas=options.has_blas, is_optimised=options.speed_level > 0)
-    with timed("write IR"):
+    with timed("write code"):
         text = module_text(program, machine)
     with timed("LLVM"):
         code, notes = compile_module(text, options)
