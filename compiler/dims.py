@@ -350,6 +350,11 @@ def floordiv(left: DimLike, right: DimLike) -> DimLike:
     return quotient + as_dim(Call("floordiv", (remainder, right)))
 
 
+def ceildiv(left: DimLike, right: DimLike) -> DimLike:
+    """Return the quotient rounded up."""
+    return floordiv(left + right - 1, right)
+
+
 def modulo(left: DimLike, right: DimLike) -> DimLike:
     """Return ``left % right``, with the sign of ``right``, which must not be 0."""
     if isinstance(left, int) and isinstance(right, int):

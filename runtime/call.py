@@ -140,13 +140,18 @@ class Executable:
         with hold(self.locks):
             shared = [storage.array() for storage in self.storages]
             outputs = self._execute(arrays, shared, places)
-            results = []
-            for output, array in zip(self.artifact.outputs, outputs, strict=True):
-                if output.shared is None:
-                    results.append(array)
-                else:
-                    self.storages[output.shared].cell[0] = array
+            results = self._kept_apart(outputs)
         return deliver(results, self.single, self.keys)
+
+    def _kept_apart(self, outputs: Sequence[object]) -> list[object]:
+        """Return the results of a call, after putting new values of shared variables in place."""
+        results = []
+        for output, array in zip(self.artifact.outputs, outputs, strict=True):
+            if output.shared is None:
+                results.append(array)
+            else:
+                self.storages[output.shared].cell[0] = array
+        return results
 
     @property
     def memory(self) -> MemoryUse | None:

@@ -137,12 +137,7 @@ class CudaExecutable(Executable):
             self.driver.use(self.device)
             shared = [self._on_device(storage) for storage in self.storages]
             outputs = self._execute(arrays, shared)
-            results = []
-            for output, array in zip(self.artifact.outputs, outputs, strict=True):
-                if output.shared is None:
-                    results.append(array)
-                else:
-                    self.storages[output.shared].cell[0] = array
+            results = self._kept_apart(outputs)
         return deliver(results, self.single, self.keys)
 
     @property

@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..access import coefficient_of, flat_offset
-from ..dims import DimLike, Symbol, as_dim, as_symbol, floordiv, minimum, modulo, prod, symbols_of
+from ..dims import (
+    DimLike, Symbol, as_dim, as_symbol, ceildiv, floordiv, minimum, modulo, prod, symbols_of)
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, Expr, For, If, Index, Let, Load, Nest, Stmt, Store
 from ..loop.rewrite import Rewriter
@@ -49,11 +50,6 @@ def below(left: DimLike, right: DimLike) -> Expr:
 def equal(left: DimLike, right: DimLike) -> Expr:
     """Return the condition ``left == right``."""
     return apply("eq", index(left), index(right))
-
-
-def ceildiv(left: DimLike, right: int) -> DimLike:
-    """Return ``left / right`` rounded up."""
-    return floordiv(left + (right - 1), right)
 
 
 def grid(nest: Nest, block: Symbol, blocks: DimLike, threads: tuple[tuple[Symbol, int], ...],

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, prod, symbols_of
+from ..dims import (
+    DimLike, Symbol, as_dim, ceildiv, floordiv, maximum, minimum, modulo, prod, symbols_of)
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract
@@ -104,11 +105,6 @@ class Blocking:
     uses_blas: bool = False
 
 
-def ceildiv(left: DimLike, right: DimLike) -> DimLike:
-    """Return the quotient rounded up."""
-    return floordiv(left + right - 1, right)
-
-
 def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[int, int]:
     """Return rows and vectors of the tile that covers a product in the fewest cycles.
 
@@ -154,7 +150,7 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     if step.epilogue is not None:
         columns = panels
     task_rows = maximum(ceildiv(tiles, maximum(ceildiv(tiles, most), 1)) * rows, rows)
-    deepest = max(PANEL_BYTES // (width * size), LEAST_INNER)
+    deepest = _deepest(width, size)
     inner = k
     if not isinstance(k, int) or k > deepest * 3 // 2:
         inner = maximum(_even(k, deepest), 1)
@@ -162,6 +158,11 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     merged = maximum(minimum(ceildiv(m, task_rows),
                              floordiv(WAITING_BYTES, maximum(waiting, 1))), 1)
     return Blocking(rows, vectors, task_rows, maximum(columns, 1) * width, inner, merged)
+
+
+def _deepest(width: int, size: int) -> int:
+    """Return the steps of a block of a long inner axis, for panels of so many columns and bytes."""
+    return max(PANEL_BYTES // (width * size), LEAST_INNER)
 
 
 def _blas_block(step: Contract) -> tuple[int, int]:
@@ -245,8 +246,8 @@ class _ContractWriter:
         self.k = step.left.dims[2]
         self.panel = ""
         if not cut.uses_blas:
-            most = max(PANEL_BYTES // (self.width * SIZES[self.dtype]), LEAST_INNER)
-            steps = cut.inner if isinstance(cut.inner, int) else most
+            steps = cut.inner if isinstance(cut.inner, int) \
+                else _deepest(self.width, SIZES[self.dtype])
             self.panel = writer.name()
             writer.allocas.append(
                 f"  {self.panel} = alloca {self.kind}, i64 {max(1, steps) * self.width}, "

@@ -97,7 +97,6 @@ class _Kernels:
     def __init__(self, module: Module):
         self.module = module
         self.codes: dict[tuple[str, int | None], KernelCode] = {}
-        self.signatures: dict[int, Signature] = {}
 
     def get(self, nest: Nest, unit: DimLike | None = None) -> tuple[KernelCode, Signature]:
         """Return the code for a nest and what its parameters stand for.
