@@ -76,7 +76,7 @@ _CONTRACT = row(
     contract, kind="linear", infer=_infer_contract, reference=_reference_contract,
     derivative=Transpose({0: lambda g, x, y: contract(g, matrix_transpose(y)),
                           1: lambda g, x, y: contract(matrix_transpose(x), g)}),
-    lower=ContractLowering(), namespace="", section="Linear algebra", samples=(
+    lower=ContractLowering(), namespace="", spoken="dot", section="Linear algebra", samples=(
         Sample(((2, 3), (3, 4)), (("float64",) * 2, ("float32",) * 2, ("int32",) * 2)),
         *(Sample(shapes, (("float64",) * 2,)) for shapes in (
             ((2, 2, 3), (2, 3, 1)), ((2, 0), (0, 3)), ((0, 3), (3, 2)), ((1, 3), (3, 2)))),
@@ -102,7 +102,8 @@ def _require_equal(op_name: str, left: Variable, axis: int, right: Variable, oth
     """Raise, naming the user's own operands, when two axes to be summed over must differ."""
     own, wanted = left.type.dims[axis], right.type.dims[other]
     if proves_different(own, wanted):
-        raise shape_mismatch(op_name, (own, left, axis), (wanted, right, other))
+        raise shape_mismatch(op_name, (own, left, axis % left.ndim),
+                             (wanted, right, other % right.ndim))
 
 
 @builder("T")
