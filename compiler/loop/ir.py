@@ -218,7 +218,7 @@ class Shuffle:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fetch:
-    """Start copying ``count`` elements from ``source`` on to ``target`` on; zeros if not ``inside``.
+    """Start copying ``count`` elements from ``source`` on to ``target`` on, or zeros.
 
     Both lie in order along the last axis of their buffers; ``target`` is scratch memory.
     """
@@ -236,7 +236,7 @@ class Commit:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Await:
-    """Wait until no more than the last ``pending`` batches of the thread's fetches are under way."""
+    """Wait until only the last ``pending`` batches of the thread's fetches may be under way."""
 
     pending: int
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ..dims import Call, DimLike, Symbol
 from .ir import (
-    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let, Load,
-    LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from .walk import bound_symbols, children, operands, postorder, stable_expressions
 

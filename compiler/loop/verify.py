@@ -9,8 +9,8 @@ from ...runtime.artifact import InternalError
 from ..dims import DimLike, Symbol, symbols_of
 from ..dtypes import DTYPES, SIZES
 from .ir import (
-    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let, Load,
-    LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from .math import FUNCTIONS
 from .matrix import KINDS

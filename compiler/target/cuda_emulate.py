@@ -20,8 +20,8 @@ from ...runtime.artifact import InternalError
 from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim, symbols_of
 from ..loop import scalar
 from ..loop.ir import (
-    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let, Load,
-    LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from ..loop.math import FUNCTIONS, definition
 from ..loop.matrix import KINDS, elements

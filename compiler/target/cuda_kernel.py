@@ -15,8 +15,8 @@ from ..access import coefficient_of, flat_offset
 from ..dims import Call, DimLike, Symbol, as_dim, proves_nonnegative, substitute
 from ..dtypes import SIZES
 from ..loop.ir import (
-    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let, Load,
-    LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from ..loop.math import FUNCTIONS, definition
 from ..loop.text import Signature
@@ -44,9 +44,10 @@ _RESERVED = frozenset(
     "false float for goto if inline int long namespace new operator private public register return "
     "short signed sizeof static struct switch template this true try typedef typename union "
     "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan "
-    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()) | INSTRUCTIONS.keys() | frozenset(
+    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()).union(
+        INSTRUCTIONS, (
         name + suffix for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign",
-                                   "fma") for suffix in ("", "f"))
+                                   "fma") for suffix in ("", "f")))
 
 
 class Module:
@@ -291,8 +292,9 @@ class _Emitter:
         if isinstance(stmt, Fetch):
             values: list[str] = []
             yield from self.expressions((stmt.inside,), values)
-            yield f"{call('fetch')}<{stmt.count * SIZES[stmt.source.dtype]}>({pointer(stmt.target)}, " \
-                  f"{pointer(stmt.source)}, {bare(values[0])});"
+            size = stmt.count * SIZES[stmt.source.dtype]
+            yield f"{call('fetch')}<{size}>({pointer(stmt.target)}, {pointer(stmt.source)}, " \
+                  f"{bare(values[0])});"
         elif isinstance(stmt, Commit):
             yield f"{call('commit')}();"
         elif isinstance(stmt, Await):

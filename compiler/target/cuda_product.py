@@ -137,23 +137,34 @@ class Slab:
         corner : dim
             The tile's first row (of the left operand) or column (of the right one).
         """
-        share = self.lines * self.line // (self.count * self.tile.threads)
-        assert share * self.count * self.tile.threads == self.lines * self.line
-        step = Symbol("step", extent=share)
-        number = as_dim(step) * self.tile.threads + thread
-        if self.in_memory_along and not self.along:
-            low, rest = modulo(number, NEIGHBOURS), floordiv(number, NEIGHBOURS)
-            line, place = low + NEIGHBOURS * floordiv(rest, self.line), modulo(rest, self.line)
-        else:
-            each = self.line // self.count
-            line, place = floordiv(number, each), modulo(number, each) * self.count
+        # Threads side by side: so many along memory, the others one line after the other.
+        turned = self.in_memory_along and not self.along
+        along, size = (self.lines, self.line) if turned else (self.line, self.lines)
+        wide = NEIGHBOURS if turned else min(along // self.count, self.tile.threads)
+        high = self.tile.threads // wide
+        far, deep = (Symbol("far", extent=along // (wide * self.count)),
+                     Symbol("deep", extent=size // high))
+        assert far.extent * wide * self.count == along and deep.extent * high == size
+        several = tuple(loop for loop in (far, deep) if loop.extent != 1)
+        far_place, deep_place = (as_dim(loop) if loop in several else 0 for loop in (far, deep))
+        fast = (far_place * wide + modulo(thread, wide)) * self.count
+        slow = deep_place * high + floordiv(thread, wide)
+        line, place = (fast, slow) if turned else (slow, fast)
         across, depth = (line, place) if self.along else (place, line)
         row, column = corner + across, first + depth
         position = (batch, row, column) if self.is_left else (batch, column, row)
-        inside = apply("and", below(row, self.view.dims[self.across_axis]),
-                       below(column, self.view.dims[self.depth_axis]))
-        return [For(step, share, self._copy(
-            self.at(slot, across, depth), element(self.view, position), inside), "unroll")]
+        copy = self._copy(self.at(slot, across, depth), element(self.view, position),
+                          self._inside(row, column, first))
+        return list(unrolled(copy, *several))
+
+    def _inside(self, row: DimLike, column: DimLike, first: DimLike) -> Expr:
+        """Return whether an element is one of the operand's.
+
+        Where its sizes are multiples of the slab's, that is the same for all of a slab.
+        """
+        side, size = self.view.dims[self.across_axis], self.view.dims[self.depth_axis]
+        within = below(first if is_multiple(size, self.tile.depth) else column, size)
+        return within if is_multiple(side, self.side) else apply("and", below(row, side), within)
 
     def _copy(self, target: Load, source: Load, inside: Expr) -> tuple[Stmt, ...]:
         """Return the statements that copy; single elements of 16 bits cannot be fetched."""

@@ -2,8 +2,9 @@
 
 The threads of a warp form 8 rows of 4.  Each holds squares of 4 x 4 results; squares of one thread
 lie a warp's rows (columns) apart, so that a warp reads neighbouring elements of a slab at once.
-Threads with the same two lowest bits of their number stand in one column, so that each group of
-eight, which scratch memory serves at a time, reads two rows and four columns: 96 bytes.
+A thread's number has a bit of its row, two of its column, then two more of its row: loads of 16
+bytes for which threads next to each other, or two apart, want the same are served in one go
+(CUTLASS lays out threads in the same way).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class SimtProduct(Product):
     def lanes(self) -> list[Stmt]:
         """Return the binding of a thread's row and column in its warp."""
         lane = as_dim(self.lane)
-        return [Let(self.row, index(modulo(floordiv(lane, LANES[1]), LANES[0]))),
-                Let(self.column, index(modulo(lane, LANES[1])))]
+        return [Let(self.row, index(modulo(lane, 2) + 2 * floordiv(lane, 2 * LANES[1]))),
+                Let(self.column, index(modulo(floordiv(lane, 2), LANES[1])))]
 
     def zero(self) -> list[Stmt]:
         """Return the statements that set the totals to zero."""
