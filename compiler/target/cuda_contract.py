@@ -16,7 +16,7 @@ from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, 
 from ..loop.ir import (
     Accumulate, Barrier, Buffer, Expr, For, If, Let, Load, Local, Nest, Stmt, Store)
 from ..loop.scalar import apply, const
-from ..program import Contract, View
+from ..program import Contract, View, split_index
 from .cuda_schedule import below, ceildiv, elementwise, grid, schedule, unravel
 
 SIDE = 16
@@ -52,7 +52,7 @@ class _Tile:
 
 def contract(step: Contract) -> tuple[Nest, ...]:
     """Return the scheduled nests of a contraction."""
-    batch, m, n = step.out.dims
+    batch, m, n, depth = step.sizes
     if any(size == 0 for size in (batch, m, n)):
         return ()
     if m == 1 or n == 1:
@@ -61,7 +61,6 @@ def contract(step: Contract) -> tuple[Nest, ...]:
         and step.out.buffer.dtype == "float32"
     tile = _Tile(2, 8) if large else _Tile(1, 16)
     blocks = prod((batch, ceildiv(m, tile.side), ceildiv(n, tile.side)))
-    depth = step.left.dims[2]
     parts = 1
     if isinstance(blocks, int) and isinstance(depth, int) and blocks < ENOUGH_BLOCKS:
         parts = max(1, min(depth // LEAST_DEPTH, ENOUGH_BLOCKS // blocks))
@@ -71,10 +70,18 @@ def contract(step: Contract) -> tuple[Nest, ...]:
     return _Product(step, tile, parts, partial).nest(), _sum(step, partial, parts)
 
 
-def element(view: View, index: tuple[DimLike, ...]) -> tuple[Buffer, tuple[DimLike, ...]]:
-    """Return where a view has an element."""
+def element(step: Contract, array: str, index: tuple[DimLike, ...]
+            ) -> tuple[Buffer, tuple[DimLike, ...]]:
+    """Return where ``out``, ``left`` or ``right`` has an element.
+
+    An index along several batch or inner axes counts the elements of all of them.
+    """
+    view: View = getattr(step, array)
+    split = [*split_index(index[0], step.batch_dims)]
+    for axis, at in zip({"out": "mn", "left": "mk", "right": "kn"}[array], index[1:]):
+        split += split_index(at, step.inner_dims) if axis == "k" else (at,)
     place = view.offset
-    for at, stride in zip(index, view.strides):
+    for at, stride in zip(split, view.strides):
         place = place + at * stride
     buffer = view.buffer
     size = prod(buffer.dims)
@@ -85,7 +92,7 @@ def element(view: View, index: tuple[DimLike, ...]) -> tuple[Buffer, tuple[DimLi
 
 def finish(step: Contract, index: tuple[DimLike, ...], value: Expr) -> tuple[Stmt, ...]:
     """Return what is done with a finished element of the product: here an epilogue goes."""
-    place = element(step.out, index)
+    place = element(step, "out", index)
     if step.add:
         value = apply("add", Load(*place), value)
     return (Store(*place, value),)
@@ -94,7 +101,7 @@ def finish(step: Contract, index: tuple[DimLike, ...], value: Expr) -> tuple[Stm
 def _sum(step: Contract, partial: Buffer, parts: int) -> Nest:
     """Return the nest that adds up the parts of the columns."""
     loops = tuple(For(Symbol(name, extent=size), size, ())
-                  for name, size in zip("bmn", step.out.dims))
+                  for name, size in zip("bmn", step.sizes[:3]))
     index = tuple(as_dim(loop.index) for loop in loops)
     total, part = Local("total", partial.dtype), Symbol("part", extent=parts)
     return elementwise(Nest("combine_product", ()), loops, (), (
@@ -105,17 +112,17 @@ def _sum(step: Contract, partial: Buffer, parts: int) -> Nest:
 
 def _vector_nest(step: Contract) -> Nest:
     """Return the nest, for any target, of a product with a vector: bound by memory, no tiles."""
-    batch, m, n = step.out.dims
+    batch, m, n, inner = step.sizes
     dtype = step.out.buffer.dtype
     loops = tuple(For(Symbol(name, extent=size), size, (), "parallel")
                   for name, size in zip("bmn", (batch, m, n)))
     b, i, j = (0 if loop.extent == 1 else as_dim(loop.index) for loop in loops)
-    depth = Symbol("k", extent=step.left.dims[2])
+    depth = Symbol("k", extent=inner)
     k = as_dim(depth)
-    product = apply("mul", Load(*element(step.left, (b, i, k))),
-                    Load(*element(step.right, (b, k, j))))
+    product = apply("mul", Load(*element(step, "left", (b, i, k))),
+                    Load(*element(step, "right", (b, k, j))))
     matrix = step.left if n == 1 else step.right
-    along_depth = matrix.strides[2 if n == 1 else 1] == 1
+    along_depth = matrix.strides[-1 if n == 1 else -2] == 1
     total = Local("total", dtype)
     body: tuple[Stmt, ...] = (
         Let(total, const(0, dtype)),
@@ -133,8 +140,7 @@ class _Product:
     def __init__(self, step: Contract, tile: _Tile, parts: int, partial: Buffer | None = None):
         self.step, self.tile, self.partial = step, tile, partial
         self.dtype = step.out.buffer.dtype
-        self.batch, self.m, self.n = step.out.dims
-        self.k = step.left.dims[2]
+        self.batch, self.m, self.n, self.k = step.sizes
         side, depth, own = tile.side, tile.depth, tile.groups * GROUP
         self.loops = [For(Symbol(name, extent=size), size, ()) for name, size in (
             ("part", parts), ("batch", self.batch), ("tile_m", ceildiv(self.m, side)),
@@ -184,15 +190,15 @@ class _Product:
         start = self.first + slab * depth
         left, right = self.step.left, self.step.right
         result = []
-        for view, register, across, along_depth, extent in (
-                (left, self.next_a, self.tile_m, left.strides[2] == 1, self.m),
-                (right, self.next_b, self.tile_n, right.strides[1] == 1, self.n)):
+        for array, register, across, along_depth, extent in (
+                ("left", self.next_a, self.tile_m, left.strides[-1] == 1, self.m),
+                ("right", self.next_b, self.tile_n, right.strides[-2] == 1, self.n)):
             step, k, at = self._share(along_depth)
             place, far = start + k, across * side + at
-            index = (self.b, far, place) if view is left else (self.b, place, far)
+            index = (self.b, far, place) if array == "left" else (self.b, place, far)
             slot = (as_dim(step),)
             inside = (If(below(far, extent), (
-                Store(register, slot, Load(*element(view, index))),)),)
+                Store(register, slot, Load(*element(self.step, array, index))),)),)
             result.append(For(step, register.dims[0], (
                 Store(register, slot, const(0, self.dtype)),
                 If(below(place, self.k), inside)), "unroll"))
@@ -202,8 +208,8 @@ class _Product:
         """Return the stores of a thread's share of a slab into half ``turn`` of scratch memory."""
         result = []
         for slab, register, along_depth in (
-                (self.slab_a, self.next_a, self.step.left.strides[2] == 1),
-                (self.slab_b, self.next_b, self.step.right.strides[1] == 1)):
+                (self.slab_a, self.next_a, self.step.left.strides[-1] == 1),
+                (self.slab_b, self.next_b, self.step.right.strides[-2] == 1)):
             step, k, at = self._share(along_depth)
             result.append(For(step, register.dims[0], (
                 Store(slab, (turn, k, at), Load(register, (as_dim(step),))),), "unroll"))
