@@ -15,13 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..runtime.artifact import CompileError, format_message
-from .access import (
-    Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
-    is_view, reads_of_node)
+from .access import Read, behind_views, checked_nodes, index_of_rank, is_view, reads_of_node
 from .band import group_bands, lower_band
 from .contraction import contract_operand, contract_windows
-from .dims import (
-    DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
+from .dims import DimLike, Symbol, as_dim, proves_equal, symbols_of
 from .fuse import Cluster, Plan, fuse
 from .graph import Apply, Constant, Variable, describe, format_site, toposort
 from .loop.ir import Buffer
@@ -29,8 +26,7 @@ from .lower import lower_cluster, lower_copy, lower_region
 from .ops.op import (
     ContractLowering, IndexLowering, MapLowering, ReduceLowering, ScalarLowering, ScatterLowering,
     ViewLowering)
-from .program import (
-    Contract, Copy, Failure, For, Guard, Program, Step, View, row_major_strides, whole)
+from .program import Contract, Copy, Failure, For, Guard, Program, Step, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
