@@ -98,10 +98,14 @@ class _Run:
             self.symbols.pop(step.index, None)
 
     def contract(self, step: Contract) -> None:
-        """Run a contraction with ``np.matmul``."""
+        """Run a contraction with ``np.einsum``."""
         left, right = self.window(step.left, True), self.window(step.right, True)
         out = self.window(step.out, step.add)
-        product = np.matmul(left, right)
+        batch, inner = list(range(len(step.batch_dims))), len(step.inner_dims)
+        m, n, first = len(batch), len(batch) + 1, len(batch) + 2
+        summed = list(range(first, first + inner))
+        product = np.einsum(left, [*batch, m, *summed], right, [*batch, *summed, n],
+                            [*batch, m, n])
         out[...] = out + product if step.add else product
         self.mark_written(step.out.buffer, self.places(step.out))
         if step.epilogue is not None:

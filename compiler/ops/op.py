@@ -137,7 +137,8 @@ class ScatterLowering:
 
 @dataclass(frozen=True, slots=True)
 class ContractLowering:
-    """``out[b..., m, n] = sum_k left[b..., m, k] right[b..., k, n]`` of inputs 0 and 1."""
+    """``out[b.., m.., n..] = sum_k.. left[b.., m.., k..] right[b.., k.., n..]`` of inputs 0 and 1,
+    with ``params["batch"]`` axes ``b..`` and ``params["inner"]`` axes ``k..``."""
 
 
 @dataclass(frozen=True, slots=True)

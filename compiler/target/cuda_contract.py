@@ -44,7 +44,7 @@ def contract(step: Contract, precision: str = "highest", keeps: bool = True) -> 
     keeps : bool
         Whether anything but the epilogue reads the product.
     """
-    batch, m, n = step.out.dims
+    batch, m, n, _ = step.sizes
     if any(size == 0 for size in (batch, m, n)):
         return ()
     own = step.epilogue is not None and m != 1 and n != 1 and is_elementwise(step)
@@ -68,18 +68,20 @@ def contract(step: Contract, precision: str = "highest", keeps: bool = True) -> 
 
 def kind_of(step: Contract, precision: str) -> str:
     """Return how elements are multiplied: ``float32``, or a row of ``matrix.KINDS``."""
-    dtype = step.left.buffer.dtype
-    return "tf32" if dtype == "float32" and precision == "high" else dtype
+    left, right = step.left.buffer.dtype, step.right.buffer.dtype
+    if left == right and left != "float32":
+        return left
+    return "tf32" if precision == "high" else "float32"
 
 
 def total_of(step: Contract) -> str:
     """Return the dtype in which a product is added up."""
-    return "float64" if step.left.buffer.dtype == "float64" else "float32"
+    return "float64" if step.out.buffer.dtype == "float64" else "float32"
 
 
 def tile_of(step: Contract, kind: str) -> Tile:
     """Return the tile of a product: the largest of which there are enough."""
-    batch, m, n = step.out.dims
+    batch, m, n, _ = step.sizes
     depth = 32 if kind in ("float16", "bfloat16") else 16
     if isinstance(n, int) and n <= NARROW:
         return Tile((4, 1), (32, 32), depth)
@@ -95,9 +97,8 @@ def tile_of(step: Contract, kind: str) -> Tile:
 
 def _parts(step: Contract, tile: Tile) -> int:
     """Return into how many parts the depth is cut."""
-    batch, m, n = step.out.dims
+    batch, m, n, depth = step.sizes
     blocks = prod((batch, ceildiv(m, tile.rows), ceildiv(n, tile.columns)))
-    depth = step.left.dims[2]
     if isinstance(blocks, int) and isinstance(depth, int) and blocks < ENOUGH_BLOCKS:
         return max(1, min(depth // LEAST_DEPTH, ENOUGH_BLOCKS // blocks))
     return 1
@@ -118,7 +119,7 @@ def finish(step: Contract, position: tuple[DimLike, ...], value: Expr, own: bool
         Whether the product itself is stored although it does.
     """
     out = step.out.buffer.dtype
-    place = element(step.out, position)
+    place = element(step, "out", position)
     if value.dtype != out:
         value = apply("cast", value, dtype=out)
     if step.add:
@@ -133,7 +134,7 @@ def finish(step: Contract, position: tuple[DimLike, ...], value: Expr, own: bool
 def _sum(step: Contract, partial: Buffer, finished) -> Nest:
     """Return the nest that adds up the parts of the depth."""
     loops = tuple(For(Symbol(name, extent=size), size, ())
-                  for name, size in zip("bmn", step.out.dims))
+                  for name, size in zip("bmn", step.sizes[:3]))
     index = tuple(as_dim(loop.index) for loop in loops)
     total, part = Local("total", partial.dtype), Symbol("part", extent=partial.dims[0])
     return elementwise(Nest("combine_product", ()), loops, (), (
@@ -145,18 +146,18 @@ def _sum(step: Contract, partial: Buffer, finished) -> Nest:
 
 def _vector_nest(step: Contract) -> Nest:
     """Return the nest, for any target, of a product with a vector: bound by memory, no tiles."""
-    batch, m, n = step.out.dims
+    batch, m, n, inner = step.sizes
     loops = tuple(For(Symbol(name, extent=size), size, (), "parallel")
                   for name, size in zip("bmn", (batch, m, n)))
     b, i, j = (0 if loop.extent == 1 else as_dim(loop.index) for loop in loops)
-    depth = Symbol("k", extent=step.left.dims[2])
+    depth = Symbol("k", extent=inner)
     k = as_dim(depth)
     total = Local("total", total_of(step))
-    factors = (element(step.left, (b, i, k)), element(step.right, (b, k, j)))
-    if factors[0].dtype != total.dtype:
-        factors = tuple(apply("cast", factor, dtype=total.dtype) for factor in factors)
+    factors = (element(step, "left", (b, i, k)), element(step, "right", (b, k, j)))
+    factors = tuple(factor if factor.dtype == total.dtype else
+                    apply("cast", factor, dtype=total.dtype) for factor in factors)
     matrix = step.left if n == 1 else step.right
-    along_depth = matrix.strides[2 if n == 1 else 1] == 1
+    along_depth = matrix.strides[-1 if n == 1 else -2] == 1
     body: tuple[Stmt, ...] = (
         Let(total, const(0, total.dtype)),
         For(depth, depth.extent, (Accumulate(total, "add", apply("mul", *factors)),),

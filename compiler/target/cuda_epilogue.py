@@ -15,7 +15,7 @@ from ..program import Contract
 
 def is_elementwise(step: Contract) -> bool:
     """Return whether an epilogue needs of the product, and of what it writes, one element each."""
-    nest, (_, m, n) = step.epilogue.nest, step.out.dims
+    nest, (_, m, n, _) = step.epilogue.nest, step.sizes
     outer = nest.body[0]
     assert isinstance(outer, For)
     before, inner = _parts(outer)
@@ -66,6 +66,6 @@ def run_on(step: Contract, row: DimLike, column: DimLike, product: Local) -> tup
         return product if old.buffer.root() is out else new
 
     if inner is None:
-        return Rewriter({outer.index: row * step.out.dims[2] + column}, read).body(outer.body)
+        return Rewriter({outer.index: row * step.sizes[2] + column}, read).body(outer.body)
     rewriter = Rewriter({outer.index: row, inner.index: column}, read)
     return (*rewriter.body(before), *rewriter.body(inner.body))

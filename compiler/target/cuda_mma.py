@@ -33,10 +33,9 @@ class MatrixProduct(Product):
 
     def __init__(self, step: Contract, kind: str, tile: Tile, finish: Finish, parts: int = 1,
                  partial: Buffer | None = None):
-        padding = PADDING[SIZES[step.left.buffer.dtype]]
-        slabs = (Slab(step.left, True, tile, None, padding),
-                 Slab(step.right, False, tile, None, padding))
-        super().__init__(step, tile, slabs, finish, parts, partial)
+        left, right = (Slab(step, array, tile, None, PADDING[SIZES[view.buffer.dtype]])
+                       for array, view in (("left", step.left), ("right", step.right)))
+        super().__init__(step, tile, (left, right), finish, parts, partial)
         self.kind, self.shape = kind, KINDS[kind]
         self.tiles = tile.own[0] // self.shape.m, tile.own[1] // self.shape.n
         counts = self.shape.registers()

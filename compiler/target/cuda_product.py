@@ -20,7 +20,7 @@ from ..loop.ir import (
     Await, Barrier, Buffer, Commit, Expr, Fetch, For, If, Let, Load, Nest, Stmt, Store)
 from ..loop.scalar import apply, const, index
 from ..loop.verify import WARP
-from ..program import Contract, View
+from ..program import Contract, split_index
 from .cuda_schedule import VECTOR_BYTES, below, grid, is_multiple, unravel
 
 Finish = Callable[[tuple[DimLike, ...], Expr], tuple[Stmt, ...]]
@@ -65,10 +65,17 @@ class Tile:
         return self.warps[0] * self.warps[1] * WARP
 
 
-def element(view: View, position: tuple[DimLike, ...]) -> Load:
-    """Return an element of a view."""
+def element(step: Contract, array: str, position: tuple[DimLike, ...]) -> Load:
+    """Return an element of ``out``, ``left`` or ``right``.
+
+    A position along several batch or inner axes counts the elements of all of them.
+    """
+    view = getattr(step, array)
+    split = [*split_index(position[0], step.batch_dims)]
+    for axis, at in zip({"out": "mn", "left": "mk", "right": "kn"}[array], position[1:]):
+        split += split_index(at, step.inner_dims) if axis == "k" else (at,)
     place = view.offset
-    for at, stride in zip(position, view.strides):
+    for at, stride in zip(split, view.strides):
         place = place + at * stride
     buffer = view.buffer
     size = prod(buffer.dims)
@@ -82,8 +89,9 @@ class Slab:
 
     Parameters
     ----------
-    view : View
-    is_left : bool
+    step : Contract
+    array : str
+        ``left`` or ``right``.
     tile : Tile
     along_depth : bool or None
         Whether elements of one row of the left (column of the right) operand lie side by side in
@@ -93,10 +101,16 @@ class Slab:
         what a warp reads at once lies in different banks of scratch memory.
     """
 
-    def __init__(self, view: View, is_left: bool, tile: Tile, along_depth: bool | None,
+    def __init__(self, step: Contract, array: str, tile: Tile, along_depth: bool | None,
                  padding: tuple[int, int]):
-        self.view, self.is_left, self.tile = view, is_left, tile
-        self.depth_axis, self.across_axis = (2, 1) if is_left else (1, 2)
+        self.step, self.array, self.tile = step, array, tile
+        is_left = array == "left"
+        self.view = view = getattr(step, array)
+        _, m, n, self.depth = step.sizes
+        self.across = m if is_left else n
+        last = len(view.dims) - 1
+        self.depth_axis, self.across_axis = (last, len(step.batch_dims)) if is_left else \
+            (last - 1, last)
         self.in_memory_along = view.strides[self.depth_axis] == 1
         self.along = self.in_memory_along if along_depth is None else along_depth
         self.side = tile.rows if is_left else tile.columns
@@ -109,11 +123,11 @@ class Slab:
     def _count(self) -> int:
         """Return how many neighbouring elements can be fetched at once."""
         size = SIZES[self.view.buffer.dtype]
-        fast, slow = (self.depth_axis, self.across_axis) if self.along else \
-            (self.across_axis, self.depth_axis)
+        fast = self.depth_axis if self.along else self.across_axis
         view, count = self.view, VECTOR_BYTES // size
         while count > 1:
-            strides = [view.strides[axis] for axis in (0, slow) if view.dims[axis] != 1]
+            strides = [stride for axis, stride in enumerate(view.strides)
+                       if axis != fast and view.dims[axis] != 1]
             if view.strides[fast] == 1 and all(
                     is_multiple(dim, count) for dim in (view.offset, view.dims[fast], *strides)):
                 return count
@@ -152,8 +166,8 @@ class Slab:
         line, place = (fast, slow) if turned else (slow, fast)
         across, depth = (line, place) if self.along else (place, line)
         row, column = corner + across, first + depth
-        position = (batch, row, column) if self.is_left else (batch, column, row)
-        copy = self._copy(self.at(slot, across, depth), element(self.view, position),
+        position = (batch, row, column) if self.array == "left" else (batch, column, row)
+        copy = self._copy(self.at(slot, across, depth), element(self.step, self.array, position),
                           self._inside(row, column, first))
         return list(unrolled(copy, *several))
 
@@ -162,9 +176,10 @@ class Slab:
 
         Where its sizes are multiples of the slab's, that is the same for all of a slab.
         """
-        side, size = self.view.dims[self.across_axis], self.view.dims[self.depth_axis]
-        within = below(first if is_multiple(size, self.tile.depth) else column, size)
-        return within if is_multiple(side, self.side) else apply("and", below(row, side), within)
+        is_whole = is_multiple(self.depth, self.tile.depth)
+        within = below(first if is_whole else column, self.depth)
+        return within if is_multiple(self.across, self.side) else \
+            apply("and", below(row, self.across), within)
 
     def _copy(self, target: Load, source: Load, inside: Expr) -> tuple[Stmt, ...]:
         """Return the statements that copy; single elements of 16 bits cannot be fetched."""
@@ -193,8 +208,7 @@ class Product:
                  parts: int = 1, partial: Buffer | None = None):
         self.step, self.tile, self.partial, self.finish = step, tile, partial, finish
         self.left, self.right = slabs
-        self.batch, self.m, self.n = step.out.dims
-        self.k = step.left.dims[2]
+        self.batch, self.m, self.n, self.k = step.sizes
         depth = tile.depth
         self.loops = [For(Symbol(name, extent=size), size, ()) for name, size in (
             ("part", parts), ("batch", self.batch), ("tile_m", ceildiv(self.m, tile.rows)),

@@ -30,8 +30,8 @@ class SimtProduct(Product):
 
     def __init__(self, step: Contract, tile: Tile, finish: Finish, parts: int = 1,
                  partial: Buffer | None = None):
-        slabs = (Slab(step.left, True, tile, False, (PADDING, 0)),
-                 Slab(step.right, False, tile, False, (PADDING, 0)))
+        slabs = (Slab(step, "left", tile, False, (PADDING, 0)),
+                 Slab(step, "right", tile, False, (PADDING, 0)))
         super().__init__(step, tile, slabs, finish, parts, partial)
         self.row, self.column = Symbol("row", extent=LANES[0]), Symbol("column", extent=LANES[1])
         self.groups = tuple(own // (GROUP * lanes) for own, lanes in zip(tile.own, LANES))
