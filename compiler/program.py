@@ -67,7 +67,8 @@ class Contract:
     """``out[b,m,n] = sum_k left[b,m,k] right[b,k,n]`` (plus ``out`` itself when ``add``).
 
     Views are three-dimensional, ``(batch, m, k)``, ``(batch, k, n)`` and ``(batch, m, n)``, float32
-    or float64; the out view's last stride is 1; each operand has stride 1 in one matrix axis (a
+    or float64; an operand of a float32 product may be a half, whose elements are converted as they
+    are read; the out view's last stride is 1; each operand has stride 1 in one matrix axis (a
     transposed operand is a stride pattern, hence a GEMM flag).  ``k == 0`` gives zeros.
 
     The ``epilogue`` runs after the product: a kernel whose only statement is a parallel loop, over

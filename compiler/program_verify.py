@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..runtime import artifact
 from .dims import DimLike, Symbol, as_symbol, prod, proves_different, proves_equal, symbols_of
-from .dtypes import DTYPES, FLOATS
+from .dtypes import DTYPES, FLOATS, HALVES
 from .epilogue import is_row_wise
 from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
@@ -127,8 +127,10 @@ class _Verifier:
         views = (step.out, step.left, step.right)
         for view in views:
             self.view(view)
-        dtypes = {view.buffer.dtype for view in views}
-        self.require(len(dtypes) == 1 and dtypes <= set(FLOATS), f"dtypes {sorted(dtypes)}")
+        result, *operands = (view.buffer.dtype for view in views)
+        self.require(result in FLOATS and all(
+            dtype == result or dtype in HALVES and result == "float32" for dtype in operands),
+            f"dtypes {operands} give {result}")
         (batch, m, n), left, right = (view.dims for view in views)
         pairs = ((batch, left[0]), (batch, right[0]), (m, left[1]), (n, right[2]),
                  (left[2], right[1]))
