@@ -78,8 +78,9 @@ class Contract:
 
     Views are float32 or float64, of any strides, but for the out view's last one, which is 1: a
     transposed operand is a stride pattern, hence a GEMM flag; an operand that does not depend on a
-    batch axis has stride 0 there; windows that overlap share elements.  There may be several batch
-    axes, and several *inner* axes ``k..``, which are summed over (a convolution: the rows and
+    batch axis has stride 0 there; windows that overlap share elements.  An operand of a float32
+    product may be a half, whose elements are converted as they are read.  There may be several
+    batch axes, and several *inner* axes ``k..``, which are summed over (a convolution: the rows and
     columns of its kernel, and the channels); axes that flatten are best merged before.  A sum over
     nothing gives zeros.
 

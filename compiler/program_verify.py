@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..runtime import artifact
 from .dims import DimLike, Symbol, as_symbol, prod, proves_different, proves_equal, symbols_of
-from .dtypes import DTYPES, FLOATS
+from .dtypes import DTYPES, FLOATS, HALVES
 from .epilogue import is_row_wise
 from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
@@ -130,8 +130,10 @@ class _Verifier:
         batches, inner = len(step.batch_dims), len(step.inner_dims)
         self.require(len(step.out.dims) >= 2 and inner >= 1 and len(step.left.dims)
                      == len(step.right.dims) == batches + 1 + inner, "the views' ranks disagree")
-        dtypes = {view.buffer.dtype for view in views}
-        self.require(len(dtypes) == 1 and dtypes <= set(FLOATS), f"dtypes {sorted(dtypes)}")
+        result, *operands = (view.buffer.dtype for view in views)
+        self.require(result in FLOATS and all(
+            dtype == result or dtype in HALVES and result == "float32" for dtype in operands),
+            f"dtypes {operands} give {result}")
         _, m, n, _ = step.sizes
         left, right = step.left.dims, step.right.dims
         for wanted, found in (((*step.batch_dims, m), left[:batches + 1]),

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, Union
 import numpy as np
 
 from ...runtime.artifact import (
-    DtypeError, InternalError, ShapeError, format_message)
+    DtypeError, InternalError, ShapeError, format_message, numpy_dtype)
 from .. import dtypes
 from ..config import config
 from ..dims import DimLike, proves_different, proves_equal
@@ -395,7 +395,8 @@ def as_tensor(value: ArrayLike, dtype: Any = None, name: str | None = None) -> V
             f"The integer {value} does not fit in {dtype}.",
             where=format_site(creation_site()),
             remedy="cast the tensor it meets to a wider dtype first"))
-    return Constant(array.astype(dtype or dtypes.dtype_name(array.dtype), copy=False), name=name)
+    dtype = dtype or dtypes.dtype_name(array.dtype)
+    return Constant(array.astype(numpy_dtype(dtype), copy=False), name=name)
 
 
 def _holds_variable(value: Any) -> bool:

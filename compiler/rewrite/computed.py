@@ -15,6 +15,7 @@ from ..dims import DimLike, as_symbol, prod, proves_equal
 from ..graph import Apply, Constant, DataSymbol, Variable, dim_of, input_variable
 from ..operators import FUNCTIONS
 from ..ops.op import REGISTRY, as_tensor
+from ..widen import reference
 from .pattern import Builder, Effect, Facts, computed_rule, fit
 
 LARGEST_FOLDED = 10_000
@@ -63,7 +64,7 @@ def fold_constants(node: Apply, builder: Builder, facts: Facts) -> Variable | No
 
 def _reference(node: Apply, arrays: Sequence[np.ndarray], dims: tuple[DimLike, ...]) -> np.ndarray:
     with np.errstate(all="ignore"):
-        result = np.asarray(node.op.reference(*arrays, **node.params))
+        result, = reference(node, arrays, node.params)
     if result.dtype != node.outputs[0].dtype or result.shape != dims:
         raise InternalError(f"{node.op.name}: the reference returns {result.dtype} {result.shape}, "
                             f"the inferred type is {node.outputs[0].type}")
@@ -80,7 +81,7 @@ def divide_by_power_of_two(node: Apply, builder: Builder, facts: Facts) -> Varia
         return None
     with np.errstate(all="ignore"):
         reciprocal = value.dtype.type(1) / value
-    if not np.isfinite(reciprocal) or abs(reciprocal) < np.finfo(value.dtype).tiny:
+    if not np.isfinite(reciprocal) or abs(reciprocal) < dtypes.LEAST_NORMAL[value.dtype.name]:
         return None
     factor = builder.constant(np.asarray(reciprocal))
     product, = builder.apply(REGISTRY["mul"], (dividend, factor), {}, node.site)
@@ -192,11 +193,11 @@ def merge_casts(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
     if inner is None or inner.op.name != "cast":
         return None
     start, middle = inner.inputs[0].dtype, source.dtype
-    is_exact = np.can_cast(start, middle, "safe") and not (
+    is_exact = dtypes.can_cast(start, middle) and not (
         dtypes.SIZES[start] == 8 and dtypes.is_integer(start) and dtypes.is_float(middle))
     # Integers wrap when converted to integers, floats saturate.
     stays_wrapping = dtypes.is_float(start) or not dtypes.is_float(middle) \
-        or not dtypes.is_integer(target) or np.can_cast(start, target, "safe")
+        or not dtypes.is_integer(target) or dtypes.can_cast(start, target)
     if not is_exact or not stays_wrapping:
         return None
     if start == target:
