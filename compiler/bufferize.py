@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..runtime.artifact import CompileError, format_message
-from .access import (
-    Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
-    is_view, reads_of_node)
+from .access import Read, behind_views, checked_nodes, index_of_rank, is_view, reads_of_node
 from .band import group_bands, lower_band
-from .dims import (
-    DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
+from .contraction import contract_operand, contract_windows
+from .dims import DimLike, Symbol, as_dim, proves_equal, symbols_of
 from .fuse import Cluster, Plan, fuse
 from .graph import Apply, Constant, Variable, describe, format_site, toposort
 from .loop.ir import Buffer
@@ -28,8 +26,7 @@ from .lower import lower_cluster, lower_copy, lower_region
 from .ops.op import (
     ContractLowering, IndexLowering, MapLowering, ReduceLowering, ScalarLowering, ScatterLowering,
     ViewLowering)
-from .program import (
-    Contract, Copy, Failure, For, Guard, Program, Step, View, row_major_strides, whole)
+from .program import Contract, Copy, Failure, For, Guard, Program, Step, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -353,9 +350,10 @@ class _Bufferizer:
         out = self.memory.buffer_of(node.outputs[0])
         left, right = (contract_operand(v, forced) for v in node.inputs)
         assert left is not None and right is not None
-        views = [_matrix_view(self.memory.buffer_of(base), offset, dims, strides)
-                 for base, offset, dims, strides in (left, right)]
-        return Contract(_matrix_view(out, 0, out.dims, row_major_strides(out.dims)), *views)
+        windows = contract_windows(node, left, right)
+        return Contract(*(View(buffer, offset, *window) for buffer, offset, window in zip(
+            (out, self.memory.buffer_of(left.base), self.memory.buffer_of(right.base)),
+            (0, left.offset, right.offset), windows)))
 
     def _scatter(self, node: Apply) -> list[Step]:
         start, regions = node.op.lower.rule(node)
@@ -409,45 +407,11 @@ def needs_memory(nodes: Sequence[Apply], results: Iterable[Variable]) -> set[int
         elif isinstance(lower, ContractLowering):
             for operand in node.inputs:
                 found = contract_operand(operand, forced)
-                forced.add(id(operand if found is None else found[0]))
+                forced.add(id(operand if found is None else found.base))
         elif isinstance(lower, MapLowering):
             for source in node.inputs:
                 forced.add(id(behind_views(source, index_of_rank(source.ndim), forced)[0]))
     return forced
-
-
-def contract_operand(variable: Variable, stop: set[int]
-                     ) -> tuple[Variable, DimLike, Position, Position] | None:
-    """Return an operand of a product as ``(base, offset, dims, strides)`` behind its views.
-
-    None when the views do not amount to strides with a unit stride in one matrix axis, or when a
-    batch has more than one axis and is not contiguous: then the operand needs memory of its own.
-    """
-    dims = variable.type.dims
-    index = index_of_rank(len(dims))
-    base, position = behind_views(variable, index, stop)
-    offset = flat_offset(position, base.type.dims)
-    strides = tuple(coefficient_of(offset, as_symbol(i)) for i in index)
-    if any(stride is None for stride in strides):
-        return None
-    start = substitute(offset, {as_symbol(i): 0 for i in index})
-    is_unit = strides[-1] == 1 or strides[-2] == 1
-    if base is not variable and (not is_unit or len(dims) > 3):
-        return None
-    if not is_unit:
-        strides = row_major_strides(dims)
-    return base, start, dims, strides
-
-
-def _matrix_view(buffer: Buffer, offset: DimLike, dims: Position, strides: Position) -> View:
-    """Return a three-dimensional view: batch axes merged, or a batch of 1."""
-    if len(dims) == 2:
-        return View(buffer, offset, (1, *dims), (0, *strides))
-    if len(dims) == 3:
-        return View(buffer, offset, dims, strides)
-    batch = prod(dims[:-2])
-    return View(whole(buffer).buffer, offset, (batch, *dims[-2:]),
-                (dims[-2] * dims[-1], *strides[-2:]))
 
 
 def _aliases(variable: Variable) -> list[Variable]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from ..runtime.artifact import CompileError, format_message
 
 _CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu", "cuda", "cuda:1"),
-            "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile")}
+            "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile"),
+            "float32_matmul_precision": ("highest", "high")}
 
 
 @dataclass
@@ -31,12 +32,17 @@ class Config:
         What ``function`` does about an input no output needs: ``raise``, ``warn`` or ``ignore``.
     optimize : str
         ``full``, or ``fast_compile`` to trade run time for compile time.
+    float32_matmul_precision : str
+        ``highest``: products of float32 are exact to float32.  ``high``: GPUs with tensor cores
+        round their operands to 10 bits of mantissa (tf32) and add the products up in float32,
+        several times faster; elsewhere nothing changes.  PyTorch calls it the same.
     """
 
     floatX: str = "float64"
     device: str = "cpu"
     on_unused_input: str = "raise"
     optimize: str = "full"
+    float32_matmul_precision: str = "highest"
 
     def __setattr__(self, name: str, value: str) -> None:
         if name not in _CHOICES:

@@ -74,7 +74,7 @@ def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
 def is_row_wise(product: Contract, kernel: Kernel) -> bool:
     """Return whether a kernel can be a product's epilogue: it needs only its own row, of a product
     that fills a buffer of its own, and writes none of the operands."""
-    batch, m, n = product.out.dims
+    batch, m, n, _ = product.sizes
     out = product.out.buffer.root()
     if batch != 1 or product.out.offset != 0 or not _is_contiguous(product):
         return False
@@ -112,19 +112,19 @@ def _accesses(kernel: Kernel) -> Iterator[tuple[Buffer, tuple[DimLike, ...]]]:
 
 def _is_contiguous(product: Contract) -> bool:
     """Return whether a product fills a whole buffer, row after row."""
-    _, m, n = product.out.dims
-    return product.out.strides[1:] == (n, 1) \
+    _, m, n, _ = product.sizes
+    return product.out.strides[-2:] == (n, 1) \
         and proves_equal(prod(product.out.buffer.dims), m * n)
 
 
 def _is_one_task(product: Contract) -> bool:
     """Return whether whole rows would leave a large product to one thread."""
-    _, m, n = product.out.dims
+    _, m, n, _ = product.sizes
     return isinstance(m, int) and m < FEWEST_ROWS and not (isinstance(n, int) and n <= WIDEST)
 
 
 def _is_long(product: Contract) -> bool:
-    flops = 2 * prod(product.left.dims) * product.out.dims[2]
+    flops = 2 * prod(product.sizes)
     return not isinstance(flops, int) or flops > LONGEST_LATE
 
 

@@ -76,41 +76,46 @@ def _split_reduction(node: Apply) -> Variable | None:
 
 
 def _multiply_sum(node: Apply) -> Variable | None:
-    """Write ``left @ right`` as ``sum_k left[.., m, k] * right[.., k, n]`` where that is better."""
+    """Write a product as a sum over ``left * right`` where that is better.
+
+    That is for integers, outer products, and where one operand has a single row or column.  The
+    axes of the elementwise product follow the memory of the other operand.
+    """
     left, right = node.inputs
-    rank = left.ndim
-    is_matrix_vector = left.type.dims[-2] == 1 or right.type.dims[-1] == 1
-    if is_float(left.dtype) and not is_matrix_vector:
+    lead, inner = node.params["batch"], node.params["inner"]
+    middle, rank = left.ndim - inner, left.ndim + right.ndim - lead - inner
+    batch, rows = tuple(range(lead)), tuple(range(lead, middle))
+    summed, columns = tuple(range(middle, left.ndim)), tuple(range(left.ndim, rank))
+    is_column = all(size == 1 for size in right.type.dims[lead + inner:])
+    is_row = all(size == 1 for size in left.type.dims[lead:middle])
+    if is_float(left.dtype) and inner and not is_column and not is_row:
         return None
-    batch = tuple(range(rank - 2))
-    row, inner, column = rank - 2, rank - 1, rank - 1
-    shuffle, total = FUNCTIONS["dimshuffle"], FUNCTIONS["sum"]
-    swapped = (*batch, inner, row)
-    if right.type.dims[-1] == 1:
-        if _is_transposed(left):
-            # (.., k, m) * (.., k, 1), summed over k: whole rows of what memory holds.
-            product = total(shuffle(left, swapped) * right, axis=row, keepdims=True)
-            return _as_type(shuffle(product, swapped), node)
-        # (.., m, k) * (.., 1, k), summed over k: one row of each at a time.
-        return _as_type(total(left * shuffle(right, swapped), axis=inner, keepdims=True), node)
-    if left.type.dims[-2] == 1:
-        if _is_transposed(right):
-            # (.., n, k) * (.., 1, k), summed over k.
-            product = total(shuffle(right, swapped) * left, axis=inner, keepdims=True)
-            return _as_type(shuffle(product, swapped), node)
-        # (.., k, n) * (.., k, 1), summed over k: whole rows of the right operand.
-        return _as_type(total(right * shuffle(left, swapped), axis=row, keepdims=True), node)
-    product = shuffle(left, (*batch, row, inner, "x")) \
-        * shuffle(right, (*batch, "x", row, column))
-    return _as_type(total(product, axis=row + 1), node)
+    order = (*batch, *rows, *summed, *columns)
+    if is_column:
+        order = (*batch, *summed, *columns, *rows) if _is_transposed(left, middle - 1) \
+            else (*batch, *rows, *columns, *summed)
+    elif is_row and _is_transposed(right, lead + inner - 1):
+        order = (*batch, *rows, *columns, *summed)
+    shuffle = FUNCTIONS["dimshuffle"]
+    own = (*batch, *rows, *summed), (*batch, *summed, *columns)
+    product = FUNCTIONS["mul"](*(
+        shuffle(operand, [axes.index(axis) if axis in axes else "x" for axis in order])
+        for operand, axes in zip((left, right), own)))
+    total = FUNCTIONS["sum"](product, axis=[order.index(axis) for axis in summed]) \
+        if summed else product
+    kept = [axis for axis in order if axis not in summed]
+    return _as_type(shuffle(total, [kept.index(axis) for axis in (*batch, *rows, *columns)]), node)
 
 
-def _is_transposed(matrix: Variable) -> bool:
-    """Return whether memory holds the columns of a matrix one after the other, not its rows."""
-    index = index_of_rank(matrix.ndim)
-    base, position = behind_views(matrix, index)
+def _is_transposed(operand: Variable, row: int) -> bool:
+    """Return whether memory holds the columns of an operand one after the other, not its rows:
+    whether its neighbours in memory are neighbours along axis ``row``, not along the last one."""
+    if not 0 <= row < operand.ndim - 1:
+        return False
+    index = index_of_rank(operand.ndim)
+    base, position = behind_views(operand, index)
     offset = flat_offset(position, base.type.dims)
-    by_row, by_column = (coefficient_of(offset, as_symbol(i)) for i in index[-2:])
+    by_row, by_column = (coefficient_of(offset, as_symbol(i)) for i in (index[row], index[-1]))
     return by_row == 1 and by_column != 1
 
 

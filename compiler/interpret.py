@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..runtime import artifact as errors
-from ..runtime.artifact import CallError, InternalError, ShapeError, format_message
+from ..runtime.artifact import (
+    CallError, InternalError, ShapeError, format_message, numpy_dtype)
 from .dims import Dim, DimLike, Symbol, as_symbol, evaluate as evaluate_dim, symbols_of
 from .graph import (
     Apply, Constant, DataSymbol, SharedBase, SizeGuard, Variable, describe, dim_of, format_site,
     graph_inputs, toposort)
+from .widen import reference
 
 
 def evaluate(outputs: Sequence[Variable], values: Mapping[Variable, Any]) -> list[np.ndarray]:
@@ -72,7 +74,7 @@ def _evaluate(outputs: Sequence[Variable], values: Mapping[Variable, Any]) -> li
 def _checked(variable: Variable, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype != variable.dtype and not isinstance(value, (np.ndarray, np.generic)):
-        array = array.astype(variable.dtype)
+        array = array.astype(numpy_dtype(variable.dtype))
     if array.dtype != variable.dtype or array.ndim != variable.ndim:
         raise CallError(format_message(
             f"The value of {describe(variable)} does not have its type.",
@@ -170,10 +172,7 @@ def _run(node: Apply, arrays: list[np.ndarray], sizes: Sizes) -> list[np.ndarray
     for guard in node.guards:
         _check_guard(node, guard, arrays, sizes)
     params = {name: sizes.in_params(value, node) for name, value in node.params.items()}
-    results = node.op.reference(*arrays, **params)
-    if not isinstance(results, (tuple, list)):
-        results = (results,)
-    results = [np.asarray(result) for result in results]
+    results = reference(node, arrays, params)
     if len(results) != len(node.outputs):
         raise InternalError(f"{node.op.name}: the reference returns {len(results)} arrays, "
                             f"the op has {len(node.outputs)} outputs")

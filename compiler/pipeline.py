@@ -5,6 +5,7 @@
     unify      sizes that guards make equal share one symbol; known sizes replace theirs
     intern     hash-consing: equal subexpressions become one node
     simplify   the rules (compiler/rewrite)
+    widen      what is computed on halves is computed on float32 between conversions
     expand     composite operations become their expansions
     inline     bodies of maps are written in terms of the variables around them
     bufferize  fusion, lowering to loop nests, buffers, in-place updates
@@ -41,6 +42,7 @@ from .program import Guard, Program
 from .signature import (  # noqa: F401  (others take what they ask for from here)
     PASSES, ArtifactStore, Options, Signature, Stages, guard_message, paused_collector)
 from .target import target_of
+from .widen import widen
 
 
 @paused_collector()
@@ -122,14 +124,14 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
 
 def _to_lowerable(results: list[Variable], interner: Interner, options: Options,
                   stages: Stages) -> list[Variable]:
-    """Simplify and expand."""
+    """Simplify, widen and expand."""
     if "simplify" not in options.disabled:
         from .rewrite.passes import simplify_graph
         with stages.timed("simplify"):
             results = simplify_graph(interner, results, options.fast_math)
     stages.simplified = stages.simplified or results
     with stages.timed("expand"):
-        results = interner.intern(expand(results))
+        results = interner.intern(expand(interner.intern(widen(results))))
     stages.expanded = stages.expanded or results
     return results
 
@@ -268,6 +270,7 @@ def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> s
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
         "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
+        "precision": options.float32_matmul_precision,
         "sources": sources_digest(), "target": target_of(options.device).describe(),
     }
     digest = hashlib.sha256()

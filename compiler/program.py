@@ -4,8 +4,9 @@
 
     program  =  steps over inputs, shared, constants, temporaries and outputs
     step     =  Kernel(nest)                          one loop nest
-             |  Contract(out, left, right, add)       out (+)= left @ right, on strided views;
-                                                      then its epilogue, a Kernel, on each row
+             |  Contract(out, left, right, add)       out (+)= left @ right, on strided views,
+                                                      summed over one axis or several; then its
+                                                      epilogue, a Kernel, on each row
              |  Copy(source, target)                  same dtype and number of elements
              |  For(index, extent, body)              steps repeated, index = 0 .. extent-1
 
@@ -25,7 +26,7 @@ from typing import TypeAlias, Union
 
 import numpy as np
 
-from .dims import DimLike, Symbol, prod
+from .dims import DimLike, Symbol, floordiv, modulo, prod
 from .dtypes import SIZES
 from .loop.ir import Buffer, Nest
 
@@ -48,6 +49,15 @@ def row_major_strides(dims: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
     return tuple(prod(dims[axis + 1:]) for axis in range(len(dims)))
 
 
+def split_index(index: DimLike, dims: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
+    """Return the index along each of some axes, from one that counts the elements of all."""
+    parts: list[DimLike] = []
+    for size in reversed(dims[1:]):
+        parts.append(modulo(index, size))
+        index = floordiv(index, size)
+    return (index, *reversed(parts)) if dims else ()
+
+
 def whole(buffer: Buffer) -> View:
     """Return the view of an entire buffer."""
     return View(buffer, 0, buffer.dims, row_major_strides(buffer.dims))
@@ -64,11 +74,15 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contract:
-    """``out[b,m,n] = sum_k left[b,m,k] right[b,k,n]`` (plus ``out`` itself when ``add``).
+    """``out[b..,m,n] = sum_k.. left[b..,m,k..] right[b..,k..,n]`` (plus ``out`` when ``add``).
 
-    Views are three-dimensional, ``(batch, m, k)``, ``(batch, k, n)`` and ``(batch, m, n)``, float32
-    or float64; the out view's last stride is 1; each operand has stride 1 in one matrix axis (a
-    transposed operand is a stride pattern, hence a GEMM flag).  ``k == 0`` gives zeros.
+    Views are float32 or float64, of any strides, but for the out view's last one, which is 1: a
+    transposed operand is a stride pattern, hence a GEMM flag; an operand that does not depend on a
+    batch axis has stride 0 there; windows that overlap share elements.  An operand of a float32
+    product may be a half, whose elements are converted as they are read.  There may be several
+    batch axes, and several *inner* axes ``k..``, which are summed over (a convolution: the rows and
+    columns of its kernel, and the channels); axes that flatten are best merged before.  A sum over
+    nothing gives zeros.
 
     The ``epilogue`` runs after the product: a kernel whose only statement is a parallel loop, over
     the rows of ``out`` or over its elements, of which no iteration reads what belongs to another
@@ -80,6 +94,21 @@ class Contract:
     right: View
     add: bool = False
     epilogue: Kernel | None = None
+
+    @property
+    def batch_dims(self) -> tuple[DimLike, ...]:
+        """Sizes of the batch axes."""
+        return self.out.dims[:-2]
+
+    @property
+    def inner_dims(self) -> tuple[DimLike, ...]:
+        """Sizes of the axes that are summed over."""
+        return self.left.dims[len(self.out.dims) - 1:]
+
+    @property
+    def sizes(self) -> tuple[DimLike, DimLike, DimLike, DimLike]:
+        """Batch, rows, columns and summands of the product, axes of a kind taken together."""
+        return (prod(self.batch_dims), *self.out.dims[-2:], prod(self.inner_dims))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,10 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..runtime import artifact
 from .dims import Symbol, as_symbol, evaluate
+from .dtypes import SIZES
 from .loop.interpret import run_nest
 from .loop.ir import Buffer
+from .loop.scalar import convert
 from .program import Contract, Copy, For, Kernel, Program, Step, View
 
 
@@ -98,10 +100,15 @@ class _Run:
             self.symbols.pop(step.index, None)
 
     def contract(self, step: Contract) -> None:
-        """Run a contraction with ``np.matmul``."""
-        left, right = self.window(step.left, True), self.window(step.right, True)
+        """Run a contraction with ``np.einsum``, in the dtype of its result."""
+        left, right = (convert(self.window(view, True), step.out.buffer.dtype)
+                       for view in (step.left, step.right))
         out = self.window(step.out, step.add)
-        product = np.matmul(left, right)
+        batch, inner = list(range(len(step.batch_dims))), len(step.inner_dims)
+        m, n, first = len(batch), len(batch) + 1, len(batch) + 2
+        summed = list(range(first, first + inner))
+        product = np.einsum(left, [*batch, m, *summed], right, [*batch, *summed, n],
+                            [*batch, m, n])
         out[...] = out + product if step.add else product
         self.mark_written(step.out.buffer, self.places(step.out))
         if step.epilogue is not None:
@@ -132,15 +139,15 @@ class _Run:
         """Return a buffer's array, in its own shape; outputs and temporaries appear when used."""
         root = buffer.root()
         if root not in self.arrays:
-            shape = self.shape(root)
+            shape, dtype = self.shape(root), artifact.numpy_dtype(root.dtype)
             if root in self.program.offsets:
                 start = evaluate(self.program.offsets[root], self.symbols)
-                size = int(np.prod(shape)) * np.dtype(root.dtype).itemsize
+                size = int(np.prod(shape)) * SIZES[root.dtype]
                 if not 0 <= start <= start + size <= self.arena.size:
                     raise artifact.InternalError(f"{root!r} does not lie in the arena")
-                self.arrays[root] = self.arena[start:start + size].view(root.dtype).reshape(shape)
+                self.arrays[root] = self.arena[start:start + size].view(dtype).reshape(shape)
             else:
-                self.arrays[root] = np.zeros(shape, root.dtype)
+                self.arrays[root] = np.zeros(shape, dtype)
         return self.arrays[root].reshape(self.shape(buffer))
 
     def shape(self, buffer: Buffer) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..runtime import artifact
 from .dims import DimLike, Symbol, as_symbol, prod, proves_different, proves_equal, symbols_of
-from .dtypes import DTYPES, FLOATS
+from .dtypes import DTYPES, FLOATS, HALVES
 from .epilogue import is_row_wise
 from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
@@ -127,14 +127,20 @@ class _Verifier:
         views = (step.out, step.left, step.right)
         for view in views:
             self.view(view)
-        dtypes = {view.buffer.dtype for view in views}
-        self.require(len(dtypes) == 1 and dtypes <= set(FLOATS), f"dtypes {sorted(dtypes)}")
-        (batch, m, n), left, right = (view.dims for view in views)
-        pairs = ((batch, left[0]), (batch, right[0]), (m, left[1]), (n, right[2]),
-                 (left[2], right[1]))
-        for one, other in pairs:
-            self.require(not proves_different(one, other), f"sizes {one} and {other} disagree")
-        self.require(step.out.strides[2] == 1, "the out view's last stride is not 1")
+        batches, inner = len(step.batch_dims), len(step.inner_dims)
+        self.require(len(step.out.dims) >= 2 and inner >= 1 and len(step.left.dims)
+                     == len(step.right.dims) == batches + 1 + inner, "the views' ranks disagree")
+        result, *operands = (view.buffer.dtype for view in views)
+        self.require(result in FLOATS and all(
+            dtype == result or dtype in HALVES and result == "float32" for dtype in operands),
+            f"dtypes {operands} give {result}")
+        _, m, n, _ = step.sizes
+        left, right = step.left.dims, step.right.dims
+        for wanted, found in (((*step.batch_dims, m), left[:batches + 1]),
+                              ((*step.batch_dims, *step.inner_dims, n), right)):
+            for one, other in zip(wanted, found):
+                self.require(not proves_different(one, other), f"sizes {one} and {other} disagree")
+        self.require(step.out.strides[-1] == 1, "the out view's last stride is not 1")
         for operand in (step.left, step.right):
             # Windows on different parts of one buffer are fine: a loop's own history.
             same = operand.buffer.root() is step.out.buffer.root() \
@@ -147,7 +153,7 @@ class _Verifier:
 
     def view(self, view: View) -> None:
         """Check a view's rank and symbols, and its bounds when they are numbers."""
-        self.require(len(view.dims) == len(view.strides) == 3, "a view is not 3-dimensional")
+        self.require(len(view.dims) == len(view.strides), "a view has too few strides")
         self.sizes(view.offset, *view.dims, *view.strides)
         numbers = (view.offset, *view.dims, *view.strides, *view.buffer.dims)
         if all(isinstance(number, int) for number in numbers) and 0 not in view.dims:

@@ -148,7 +148,7 @@ class _Uses:
         if isinstance(step, Kernel):
             cost *= step.nest.cost
         elif isinstance(step, Contract):
-            cost *= 2 * _value(prod(step.left.dims[2:]), self.hints)
+            cost *= 2 * _value(prod(step.inner_dims), self.hints)
         return _Life(touches, cut, gap, size, cost)
 
     def operands(self, root: Buffer) -> list[Buffer]:

@@ -52,6 +52,8 @@ class Options:
         ``cpu``, ``cuda`` or ``cuda:1``.
     on_device : bool
         Return results in the device's own memory.
+    float32_matmul_precision : str
+        ``highest``, or ``high``: GPUs may round the operands of float32 products to tf32.
     """
 
     optimize: str = "full"
@@ -64,6 +66,7 @@ class Options:
     size_hints: Mapping[Symbol, int] = field(default_factory=dict)
     device: str = "cpu"
     on_device: bool = False
+    float32_matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
         unknown = set(self.disabled) - set(PASSES)

@@ -417,7 +417,11 @@ def _options(mode: Any, device: str | None, on_device: bool) -> Options:
     if not is_device(device):
         raise CompileError(format_message(
             f"There is no device {device!r}.", remedy="use 'cpu', 'cuda' or 'cuda:1'"))
+    precision = options.float32_matmul_precision
+    if precision == "highest":
+        precision = config.float32_matmul_precision
     return replace(options, device=device, on_device=on_device or options.on_device,
+                   float32_matmul_precision=precision,
                    has_blas=options.has_blas and blas.available())
 
 

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import (  # noqa: F401  (the compiler takes the error classes from here)
+from .dtypes import numpy_dtype  # noqa: F401  (the compiler takes this and the errors from here)
+from .errors import (  # noqa: F401
     CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError, InternalError,
     ShapeError, TetractysError, format_message,
 )

@@ -188,8 +188,8 @@ def fake_gpu(fake: FakeDriver | None = None, **options: int) -> Iterator[FakeDri
     fake = FakeDriver(**options) if fake is None else fake
     build = cuda.build
 
-    def noted(program):
-        built = build(program)
+    def noted(program, precision):
+        built = build(program, precision)
         fake.builds[built.source] = built
         return built
 

@@ -13,7 +13,7 @@ from tetractys.compiler.loop.text import nest_text
 from tetractys.compiler.loop.verify import verify_nest
 from tetractys.compiler.loop.walk import buffers_written, loads, operands, statements
 from tetractys.compiler.pipeline import Options, compile_signature
-from tetractys.compiler.target import cuda_columns, cuda_contract
+from tetractys.compiler.target import cuda_columns
 from tetractys.compiler.target.cuda import compile_program, scheduled
 
 X, Y = T.fmatrix("x"), T.fmatrix("y")
@@ -35,15 +35,15 @@ def marks(nest: Nest) -> list[str]:
     return [stmt.mark for stmt in statements(nest.body) if isinstance(stmt, For)]
 
 
-def value_of(output, *arrays: np.ndarray, inputs=(X,)) -> np.ndarray:
+def value_of(output, *arrays: np.ndarray, inputs=(X,), tolerance: float = 1e-5) -> np.ndarray:
     """Return what the emulated GPU computes, for known sizes; then for symbolic ones."""
     with fake_gpu():
         f = tx.function(list(inputs), output, device="cuda")
         known = f(*arrays)
         f.compile({})
         np.testing.assert_array_equal(f.variants[-1].executable.call(*arrays).shape, known.shape)
-        np.testing.assert_allclose(f.variants[-1].executable.call(*arrays), known, rtol=1e-4,
-                                   atol=1e-5)
+        np.testing.assert_allclose(f.variants[-1].executable.call(*arrays), known,
+                                   rtol=10 * tolerance, atol=tolerance)
     return known
 
 
@@ -154,38 +154,6 @@ def test_of_repeated_indices_the_last_store_stays():
     expected[picked] = stored
     got = value_of(T.set_subtensor(X[index], Y), x, stored, picked, inputs=(X, Y, index))
     np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (5, 3, 7), (64, 16, 64), (65, 17, 63), (1, 50, 40),
-                                     (40, 50, 1), (3, 0, 4), (20, 1100, 30)])
-@pytest.mark.parametrize("turned", ["", "left", "right"])
-def test_products_of_any_size(m, k, n, turned):
-    a, b = random(m, k), random(k, n)
-    left = X.T if turned == "left" else X
-    right = Y.T if turned == "right" else Y
-    arrays = (a.T.copy() if turned == "left" else a, b.T.copy() if turned == "right" else b)
-    got = value_of(T.dot(left, right), *arrays, inputs=(X, Y))
-    np.testing.assert_allclose(got, a @ b, rtol=1e-4, atol=1e-4)
-
-
-def test_large_tiles_are_right_at_their_edges(monkeypatch):
-    monkeypatch.setattr(cuda_contract, "LARGE", 1)
-    a, b = random(140, 20), random(20, 130)
-    with fake_gpu():
-        f = tx.function([X, Y], T.dot(X, Y), device="cuda")
-        np.testing.assert_allclose(f(a, b), a @ b, rtol=1e-4, atol=1e-4)
-
-
-def test_a_deep_product_is_shared_out_between_blocks():
-    first, second = nests_of(T.dot(X, Y), (64, 60_000), (60_000, 64), inputs=(X, Y))
-    assert first.body[0].extent >= 64 and second.name == "combine_product"
-
-
-def test_a_product_has_room_for_what_follows_it():
-    nests = nests_of(T.dot(X, Y), (64, 64), (64, 64), inputs=(X, Y))
-    (store,) = [stmt for stmt in statements(nests[0].body)
-                if getattr(getattr(stmt, "buffer", None), "role", "") == "output"]
-    assert isinstance(store.value, Load) and store.value.buffer.role == "register"
 
 
 def test_chunks_of_rows_are_right(monkeypatch):

@@ -11,12 +11,15 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
+from tetractys.compiler.dims import as_symbol, dim_symbol
 from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.pipeline import Options
-from tetractys.compiler.program import Contract, Program, View
+from tetractys.compiler.program import Contract, Copy, Program, View, row_major_strides, whole
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_contract import blocking, tile_shape
 from tetractys.compiler.target.llvm_machine import Machine
+
+from test_llvm_target import both
 
 MACHINES = {"SSE": Machine(16, frozenset(), 16), "AVX2": Machine(32, frozenset({4, 8}), 16),
             "AVX-512": Machine(64, frozenset({1, 2, 4, 8}), 32),
@@ -170,3 +173,112 @@ def _inner_loops(assembly):
             if label and line.split()[-1:] == [label]:
                 found.append(block)
     return found
+
+MANY_AXES = [
+    # batch, m, inner, n
+    ((), 7, (3, 5), 9), ((2,), 13, (3, 3, 4), 17), ((2, 3), 7, (2, 20), 33),
+    ((), 101, (40, 30), 50), ((3, 2, 2), 5, (7,), 3), ((2, 2), 50, (3, 150), 20),
+    ((), 6, (2, 0, 3), 4), ((2,), 3, (0, 2), 4), ((0,), 3, (2, 2), 4), ((), 40, (90, 2, 3), 24)]
+
+
+def many_axes_program(batch, m, inner, n, dtype, order, shared, symbolic, add):
+    """Return the program of a product over many axes, and its operands.
+
+    ``order`` shuffles the axes in the operands' memory, ``shared`` makes an operand the same for
+    all of a batch axis.
+    """
+    rng = np.random.default_rng(order)
+    given = {"left": (*batch, m, *inner), "right": (*batch, *inner, n)}
+    names = {}
+
+    def size(value):
+        if not symbolic or value in names:
+            return names.get(value, value)
+        names[value] = dim_symbol(f"size{value}")
+        return names[value]
+
+    buffers, arrays, views = [], [], []
+    for at, (name, dims) in enumerate(given.items()):
+        axes = [axis for axis in rng.permutation(len(dims)) if not (axis < len(batch) and (
+            shared[axis % len(shared)] == name))]
+        shape = [dims[axis] for axis in axes]
+        sizes = tuple(size(value) for value in shape)
+        strides = [0] * len(dims)
+        for place, axis in enumerate(axes):
+            strides[axis] = row_major_strides(sizes)[place]
+        buffers.append(Buffer(name, dtype, sizes, "input"))
+        views.append(View(buffers[-1], 0, tuple(map(size, dims)), tuple(strides)))
+        arrays.append(rng.standard_normal(shape).astype(dtype))
+    start = Buffer("start", dtype, tuple(map(size, (*batch, m, n))), "input")
+    out = Buffer("out", dtype, start.dims, "output")
+    arrays.append(rng.standard_normal((*batch, m, n)).astype(dtype))
+    step = Contract(whole(out), *views, add)
+    symbols = tuple(as_symbol(dim) for dim in names.values())
+    return Program("many", (*buffers, start), (), (out,), symbols, (Copy(start, out), step)), arrays
+
+
+@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("batch, m, inner, n", MANY_AXES)
+def test_sums_over_several_axes_in_any_memory_order(batch, m, inner, n, order):
+    dtype = "float64" if order % 2 else "float32"
+    for symbolic in (False, True):
+        program, arrays = many_axes_program(
+            batch, m, inner, n, dtype, order, [("left", "right", "")[order % 3], ""], symbolic,
+            add=order == 3)
+        both(program, *arrays, tolerance=2e-4 if dtype == "float32" else 1e-11)
+
+
+def windows_program(images, height, width, channels, kernel, filters, step=1, backwards=False):
+    """Return the program of a convolution, by strides on its unpadded images, and its operands."""
+    rows, columns = (height - kernel) // step + 1, (width - kernel) // step + 1
+    image, weights, out = (Buffer(name, "float32", dims, role) for name, dims, role in (
+        ("image", (images, height, width, channels), "input"),
+        ("weights", (kernel, kernel, channels, filters), "input"),
+        ("out", (images, rows, columns, filters), "output")))
+    along, down, each = channels, width * channels, height * width * channels
+    order = -1 if backwards else 1
+    inner = kernel, kernel, channels
+    step_ = Contract(
+        View(out, 0, (images, rows, columns, filters), row_major_strides(out.dims)),
+        View(image, (kernel - 1) * (down + along) if backwards else 0,
+             (images, rows, columns, *inner),
+             (each, step * down, step * along, order * down, order * along, 1)),
+        View(weights, 0, (images, rows, *inner, filters),
+             (0, 0, *row_major_strides(weights.dims))))
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(image.dims), rng.standard_normal(weights.dims)
+    patches = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))
+    patches = patches[:, ::step, ::step, :, ::order, ::order]
+    exact = np.einsum("brcnij,ijnf->brcf", patches, w)
+    return Program("windows", (image, weights), (), (out,), (), (step_,)), x, w, exact
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"step": 2}, {"backwards": True}, {"channels": 150, "filters": 20}])
+def test_windows_that_overlap_are_read_in_place(options):
+    sizes = {"channels": 5, "filters": 10, **options}
+    program, x, w, exact = windows_program(2, 9, 14, kernel=3, **sizes)
+    got, = both(program, x.astype("float32"), w.astype("float32"), tolerance=1e-4)
+    np.testing.assert_allclose(got, exact, rtol=0, atol=1e-5 * np.abs(exact).max() * 9)
+
+
+@pytest.mark.parametrize("shapes, axes, copies", [
+    (((6, 5, 4), (5, 4, 7)), 2, 0), (((6, 5, 4), (4, 5, 7)), ((1, 2), (1, 0)), 0),
+    (((5, 6, 4, 3), (7, 5, 8, 4)), ((0, 2), (1, 3)), 2),
+    (((4, 6, 5), (5, 7, 4)), ((0, 2), (2, 0)), 2)])
+def test_sums_over_several_axes_and_their_gradients_copy_nothing(shapes, axes, copies):
+    x, y = (T.tensor("float64", (None,) * len(shape), name) for shape, name in zip(shapes, "xy"))
+    a, b = (np.random.default_rng(k).standard_normal(shape) for k, shape in enumerate(shapes))
+    product = T.tensordot(x, y, axes)
+    exact = np.tensordot(a, b, axes)
+    g = T.tensor("float64", (None,) * exact.ndim, "g")
+    cotangent = np.random.default_rng(3).standard_normal(exact.shape)
+    f = tx.function([x, y, g], [product, *tx.grad((product * g).sum(), [x, y])])
+    got = f(a, b, cotangent)
+    np.testing.assert_allclose(got[0], exact, rtol=1e-12, atol=1e-12)
+    # A gradient whose rows and columns are interleaved is permuted at the end, and no operand is.
+    kinds = [type(step) for step in f.variants[0].stages.program.steps]
+    assert kinds.count(Contract) == 3 and len(kinds) == 3 + copies
+    # Each is linear: along its own operand, a gradient gives the value back.
+    for value, part in ((a, got[1]), (b, got[2])):
+        np.testing.assert_allclose((value * part).sum(), (exact * cotangent).sum(), rtol=1e-10)

@@ -402,7 +402,7 @@ def test_axes_summed_together_must_agree_one_by_one(run):
     a, b, column = T.tensor3("a"), T.tensor3("b"), T.tensor("float64", (None, 1, None), "column")
     function = run([a, b], [T.tensordot(a, b, 2)])
     assert function(np.ones((2, 3, 4)), np.ones((3, 4, 5)))[0].shape == (2, 5)
-    with pytest.raises(ShapeError, match=r"a (of shape .*)?has 3 on axis 1.*b.shape\[0\] .*4"):
+    with pytest.raises(ShapeError, match=r"a has 3 on axis 1.*b has 4 on axis 0"):
         function(np.ones((2, 3, 4)), np.ones((4, 3, 5)))
     function = run([column, b], [T.tensordot(column, b, 2)])
     assert function(np.ones((2, 1, 4)), np.ones((1, 4, 5)))[0].shape == (2, 5)

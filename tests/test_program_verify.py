@@ -184,13 +184,20 @@ BAD = [
     ("is not aligned", fixed({A: 0, B: 68}, CHAIN)),
     ("leaves the arena", fixed({A: 0, B: 64}, CHAIN, arena=100)),
     ("has no place in the arena", fixed({A: 0}, CHAIN)),
-    ("sizes 4 and 2 disagree", fixed({}, (
+    ("sizes 4 and 8 disagree", fixed({}, (
         Contract(matrix(OUT16, 4, 4), matrix(X16, 4, 4), matrix(X16, 8, 2)),))),
+    ("sizes 4 and 2 disagree", fixed({}, (
+        Contract(matrix(OUT16, 4, 4), matrix(X16, 4, 4), matrix(X16, 4, 2)),))),
+    ("sizes 2 and 4 disagree", fixed({}, (
+        Contract(matrix(OUT16, 4, 4), View(X16, 0, (1, 4, 2, 2), (16, 4, 2, 1)),
+                 View(X16, 0, (1, 4, 1, 4), (16, 4, 4, 1))),))),
     ("a view leaves its buffer", fixed({}, (
         Contract(matrix(OUT16, 4, 4), matrix(X16, 4, 5), matrix(X16, 5, 3)),))),
     ("the out view is also an operand", fixed({}, (
         Copy(X16, OUT16), Contract(matrix(OUT16, 4, 4), matrix(X16, 4, 4), matrix(OUT16, 4, 4)),))),
-    ("a view is not 3-dimensional", fixed({}, (
+    ("a view has too few strides", fixed({}, (
+        Contract(View(OUT16, 0, (1, 4, 4), (4, 1)), matrix(X16, 4, 4), matrix(X16, 4, 4)),))),
+    ("the views' ranks disagree", fixed({}, (
         Contract(whole(OUT16), matrix(X16, 4, 4), matrix(X16, 4, 4)),))),
     ("the out view's last stride is not 1", fixed({}, (
         Contract(View(OUT16, 0, (1, 4, 4), (16, 1, 4)), matrix(X16, 4, 4),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime.artifact import InternalError
+from ...runtime.artifact import InternalError, numpy_dtype
 from ..dims import DimLike, Symbol, evaluate as evaluate_dim
 from . import scalar
 from .ir import (
@@ -161,7 +161,7 @@ class _Interpreter:
     def node(self, node: Expr, values: dict[int, np.generic], stmt: Stmt) -> np.generic:
         """Return the value of one node, given those of its arguments."""
         if isinstance(node, Const):
-            return np.asarray(node.value, node.dtype)[()]
+            return np.asarray(node.value, numpy_dtype(node.dtype))[()]
         if isinstance(node, Index):
             return np.int64(self.dim(node.dim, stmt))
         if isinstance(node, Load):
@@ -250,7 +250,7 @@ def scalar_value(node: Scalar, values: list[np.generic]) -> np.generic:
     known: dict[int, np.generic] = dict(zip(map(id, parameters), values))
     for inner in postorder(result):
         if isinstance(inner, Const):
-            known[id(inner)] = np.asarray(inner.value, inner.dtype)[()]
+            known[id(inner)] = np.asarray(inner.value, numpy_dtype(inner.dtype))[()]
         elif isinstance(inner, Scalar):
             known[id(inner)] = scalar_value(inner, [known[id(arg)] for arg in inner.args])
     return known[id(result)]

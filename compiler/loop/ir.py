@@ -10,6 +10,11 @@
                |  Check(condition, code, value)          report error `code` unless condition
                |  Barrier(scope)                         wait for the threads of the block or warp
                |  Shuffle(target, source, distance)      name the source of a thread of the warp
+               |  Fetch(target, source, count, inside)   start copying elements to scratch memory
+               |  Commit                                 what was fetched since the last is a batch
+               |  Await(pending)                         until at most so many batches are under way
+               |  LoadMatrices(target, source, across)   a warp loads four 8x8 matrices of 16 bits
+               |  Multiply(kind, total, left, right)     a warp multiplies two small matrices
     mark       =  serial | parallel | vector | unroll | block | thread
     expression =  Const(value)  |  Index(dim)  |  Load(buffer, position)  |  Local
                |  Scalar(name, arguments)                a row of compiler/loop/scalar.py, or a
@@ -29,6 +34,12 @@ may meet: at a ``Barrier``, which all of a block (or of a warp: the innermost ``
 extent is then 32) must reach together, and in a ``Shuffle``, which gives each thread of a warp the
 value that the thread whose number differs in the bits of ``distance`` holds.  A buffer of role
 ``scratch`` is memory of the block, one of role ``register`` belongs to each thread.
+
+``Fetch`` copies ``count`` neighbouring elements behind the threads' backs, or zeros unless
+``inside``: 4, 8 or 16 bytes from and to a multiple of as many.  They are there once the thread that
+fetched them has waited for their batch, and for others after a barrier behind that.  In
+``LoadMatrices`` and ``Multiply`` the threads of a warp act together on matrices of which each holds
+a part; ``compiler/loop/matrix.py`` says which.
 
 A ``Load`` outside its buffer's bounds is a fault of the compiler; a user's index is clamped by the
 expression that computes it, and reported by ``Check``, so no input reads out of bounds.
@@ -205,7 +216,60 @@ class Shuffle:
     distance: int
 
 
-Stmt: TypeAlias = Union[For, If, Store, Accumulate, Let, Check, Barrier, Shuffle]
+@dataclass(frozen=True, eq=False, slots=True)
+class Fetch:
+    """Start copying ``count`` elements from ``source`` on to ``target`` on, or zeros.
+
+    Both lie in order along the last axis of their buffers; ``target`` is scratch memory.
+    """
+
+    target: Load
+    source: Load
+    count: int
+    inside: Expr
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Commit:
+    """End a batch of the thread's fetches."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Await:
+    """Wait until only the last ``pending`` batches of the thread's fetches may be under way."""
+
+    pending: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadMatrices:
+    """Load four 8 x 8 matrices of 16-bit elements, a row of one from where each thread points to.
+
+    Threads ``8 k .. 8 k + 7`` point to the rows of matrix ``k``, in scratch memory; ``target`` and
+    the three registers after it, of uint32, get each thread's two elements of each matrix, or, if
+    ``across``, of each transposed matrix.
+    """
+
+    target: Load
+    source: Load
+    across: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Multiply:
+    """``total += left @ right`` of matrices whose parts lie in registers, from the named ones on.
+
+    ``kind`` is a row of ``matrix.KINDS``.
+    """
+
+    kind: str
+    total: Load
+    left: Load
+    right: Load
+
+
+Stmt: TypeAlias = Union[For, If, Store, Accumulate, Let, Check, Barrier, Shuffle, Fetch, Commit,
+                        Await, LoadMatrices, Multiply]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...runtime.artifact import numpy_dtype
 from ..dims import DimLike
+from ..dtypes import BOOL, FLOATS, HALVES
 from .ir import Const, Expr, Index, Scalar
 
 
@@ -25,7 +27,8 @@ class ScalarOp:
     arity : int
     accepts : str
         Which dtypes the arguments may have: any of the letters ``b`` (bool), ``i`` (integers),
-        ``f`` (floats).  All arguments have one dtype, except for ``select``'s condition.
+        ``f`` (floats), ``h`` (halves: stored, not computed with).  All arguments have one dtype,
+        except for ``select``'s condition.
     result : str
         ``same`` (the arguments' dtype), ``bool``, or ``given`` (the node's own dtype decides).
     evaluate : callable
@@ -59,13 +62,18 @@ def convert(x: object, dtype: str) -> np.ndarray:
     """Return ``x`` cast to ``dtype`` with the meaning of the ``cast`` primitive.
 
     Float to integer truncates towards zero, saturates out of range and maps NaN to 0, on every
-    target; integer to integer wraps; anything to bool tests for non-zero.
+    target; integer to integer wraps; anything to bool tests for non-zero; float to float rounds to
+    the nearest, ties to even.  To bfloat16 everything is rounded by way of float32.
     """
     x = np.asarray(x)
-    if x.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
-        return _float_to_int(x, dtype)
     with np.errstate(all="ignore"):
-        return x.astype(dtype)
+        if x.dtype.name in HALVES:
+            x = x.astype("float32")
+        if x.dtype.kind == "f" and kind_of(dtype) == "i":
+            return _float_to_int(x, dtype)
+        if dtype == "bfloat16":
+            x = x.astype("float32")
+        return x.astype(numpy_dtype(dtype))
 
 
 def _integer_divide(x, y):
@@ -140,11 +148,11 @@ _ROWS = (
     ScalarOp("mulhi", 2, "i", "same",
              lambda x, y: ((np.asarray(x, "uint64") * np.asarray(y, "uint64")) >> np.uint64(32))
              .astype("uint32"), "upper half of the 64-bit product; uint32 only"),
-    ScalarOp("select", 3, "bif", "given", np.where,
+    ScalarOp("select", 3, "bifh", "given", np.where,
              "y where the bool x holds, else z; both are evaluated"),
-    ScalarOp("cast", 1, "bif", "given", convert,
-             "convert to the node's dtype; see scalar.convert"),
-    ScalarOp("bitcast", 1, "if", "given", lambda x, dtype: np.asarray(x).view(dtype),
+    ScalarOp("cast", 1, "bifh", "given", convert,
+             "convert to the node's dtype; see scalar.convert; a half from or to float32 only"),
+    ScalarOp("bitcast", 1, "ifh", "given", lambda x, dtype: np.asarray(x).view(numpy_dtype(dtype)),
              "the same bits as the node's dtype of equal size"),
 )
 
@@ -152,14 +160,13 @@ SCALARS: dict[str, ScalarOp] = {row.name: row for row in _ROWS}
 
 
 def kind_of(dtype: str) -> str:
-    """Return the letter of a dtype's kind: ``b``, ``i`` or ``f``."""
-    return {"b": "b", "i": "i", "u": "i", "f": "f"}[np.dtype(dtype).kind]
+    """Return the letter of a dtype's kind: ``b``, ``i``, ``f`` or ``h``."""
+    return "b" if dtype == BOOL else "h" if dtype in HALVES else "f" if dtype in FLOATS else "i"
 
 
 def const(value: bool | int | float, dtype: str) -> Const:
     """Return a literal of ``dtype``, rounded to it."""
-    rounded = np.asarray(value).astype(dtype)[()]
-    return Const(rounded.item(), dtype)
+    return Const(np.asarray(value).astype(numpy_dtype(dtype)).item(), dtype)
 
 
 def index(dim: DimLike) -> Expr:
@@ -191,11 +198,37 @@ def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
     assert dtype is not None, name
     if name == "cast" and args[0].dtype == dtype:
         return args[0]
+    if name == "cast" and not isinstance(args[0], Const) and _needs_two_steps(args[0].dtype, dtype):
+        return _cast_by_single(args[0], dtype)
     if name == "select" and (isinstance(args[0], Const) or args[1] is args[2]):
         return args[1] if args[1] is args[2] or args[0].value else args[2]
     if all(isinstance(arg, Const) for arg in args):
-        return const(evaluate(name, [np.asarray(a.value, a.dtype) for a in args], dtype), dtype)
+        values = [np.asarray(a.value, numpy_dtype(a.dtype)) for a in args]
+        return const(evaluate(name, values, dtype), dtype)
     return Scalar(name, args, dtype)
+
+
+def _needs_two_steps(source: str, target: str) -> bool:
+    """Return whether a conversion is one from or to a half, and the other dtype is not float32."""
+    return source != target and "float32" not in (source, target) \
+        and (source in HALVES or target in HALVES)
+
+
+def _cast_by_single(x: Expr, dtype: str) -> Expr:
+    """Convert from or to a half by way of float32.
+
+    A float64 on its way to float16 is first rounded to odd, to the digits of a float32: cut off,
+    with the last bit set where something was lost.  With two digits more than the result needs and
+    two to spare, the second rounding is then that of the original (Boldo and Melquiond, "When
+    double rounding is odd", 2005).
+    """
+    if x.dtype == "float64" and dtype == "float16":
+        bits, last = apply("bitcast", x, dtype="uint64"), 1 << 29
+        lost = apply("ne", apply("and", bits, const(last - 1, "uint64")), const(0, "uint64"))
+        mark = apply("select", lost, const(last, "uint64"), const(0, "uint64"))
+        kept = apply("and", bits, const((1 << 64) - last, "uint64"))
+        x = apply("bitcast", apply("or", kept, mark), dtype="float64")
+    return apply("cast", apply("cast", x, dtype="float32"), dtype=dtype)
 
 
 def evaluate(name: str, values: list, dtype: str) -> object:
@@ -204,4 +237,4 @@ def evaluate(name: str, values: list, dtype: str) -> object:
     with np.errstate(all="ignore"):
         if name in ("cast", "bitcast"):
             return row.evaluate(values[0], dtype)
-        return np.asarray(row.evaluate(*values)).astype(dtype)
+        return np.asarray(row.evaluate(*values)).astype(numpy_dtype(dtype))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ..dims import Call, DimLike, Symbol
 from .ir import (
-    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
-    Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from .walk import bound_symbols, children, operands, postorder, stable_expressions
 
@@ -136,12 +136,26 @@ class _Printer:
             yield f"barrier {stmt.scope}"
         elif isinstance(stmt, Shuffle):
             yield f"let {self._let_target(stmt.target)} = {values[0]} of thread ^ {stmt.distance}"
+        elif isinstance(stmt, Fetch):
+            yield f"fetch {stmt.count} of {self._load(stmt.target)} = {values[0]} if {values[1]}"
+        elif isinstance(stmt, Commit):
+            yield "commit"
+        elif isinstance(stmt, Await):
+            yield f"await {stmt.pending}"
+        elif isinstance(stmt, LoadMatrices):
+            turned = ", transposed" if stmt.across else ""
+            yield f"matrices {self._load(stmt.target)} = {values[0]}{turned}"
+        elif isinstance(stmt, Multiply):
+            yield f"{stmt.kind} {self._load(stmt.total)} += {values[0]} @ {values[1]}"
         else:
             assert isinstance(stmt, Accumulate)
             target = stmt.target
             place = (self.names(target) if isinstance(target, Local)
                      else self._access(target.buffer, target.position))
             yield f"{place} {stmt.combine}= {values[0]}"
+
+    def _load(self, load: Load) -> str:
+        return self._access(load.buffer, load.position)
 
     def _let_target(self, target: Local | Symbol) -> str:
         if isinstance(target, Symbol):

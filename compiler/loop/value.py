@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...runtime.artifact import numpy_dtype
 from .ir import Const, Expr
 from .scalar import apply, const
 
@@ -79,7 +80,7 @@ class ExprCache:
     def const(self, value: bool | int | float, dtype: str) -> Const:
         """Return the literal's node; zeros of either sign and NaNs are told apart by their bits."""
         literal = const(value, dtype)
-        key = ("const", dtype, np.asarray(literal.value, dtype).tobytes())
+        key = ("const", dtype, np.asarray(literal.value, numpy_dtype(dtype)).tobytes())
         node = self.nodes.setdefault(key, ((), literal))[1]
         assert isinstance(node, Const)
         return node

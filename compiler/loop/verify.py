@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from ...runtime.artifact import InternalError
 from ..dims import DimLike, Symbol, symbols_of
-from ..dtypes import DTYPES
+from ..dtypes import DTYPES, SIZES
 from .ir import (
-    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
-    Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from .math import FUNCTIONS
+from .matrix import KINDS
 from .scalar import SCALARS, kind_of
 from .text import statement_text
 from .walk import bound_symbols, loads, operands, postorder, statements, target_access
@@ -75,6 +76,8 @@ class _Verifier:
                 scope = self.let(stmt, scope)
             elif isinstance(stmt, Shuffle):
                 scope = self.shuffle(stmt, scope)
+            elif isinstance(stmt, (Fetch, Commit, Await, LoadMatrices, Multiply)):
+                self.exchange(stmt, scope)
             else:
                 self.leaf(stmt, scope)
 
@@ -128,6 +131,38 @@ class _Verifier:
         self.require(stmt.target.dtype == stmt.source.dtype, stmt,
                      f"{stmt.target.dtype} local is bound to {stmt.source.dtype}")
         return _Scope(scope.symbols, {**scope.locals, stmt.target: len(scope.loops)}, scope.loops)
+
+    def exchange(self, stmt: Fetch | Commit | Await | LoadMatrices | Multiply,
+                 scope: _Scope) -> None:
+        """Check what threads do together, or memory for them."""
+        lanes = [loop.extent for loop in scope.loops if loop.mark == "thread"][-1:]
+        self.require(bool(lanes), stmt, "threads act together outside of thread loops")
+        if isinstance(stmt, Fetch):
+            self.place(stmt.target, "scratch", stmt.source.dtype, stmt, scope)
+            size = stmt.count * SIZES[stmt.source.dtype]
+            self.require(size in (4, 8, 16), stmt, f"{size} bytes cannot be fetched at once")
+            self.require(stmt.inside.dtype == "bool", stmt, "the condition is not bool")
+        elif isinstance(stmt, Await):
+            self.require(stmt.pending >= 0, stmt, f"{stmt.pending} batches cannot be under way")
+        elif not isinstance(stmt, Commit):
+            self.require(lanes == [WARP], stmt,
+                         f"the innermost thread loop is not of {WARP} threads")
+        if isinstance(stmt, LoadMatrices):
+            self.place(stmt.target, "register", "uint32", stmt, scope)
+            self.require(stmt.source.buffer.role == "scratch" and SIZES[stmt.source.dtype] == 2,
+                         stmt, "matrices are loaded from elements of 16 bits in scratch memory")
+        elif isinstance(stmt, Multiply):
+            self.require(stmt.kind in KINDS, stmt, f"unknown kind {stmt.kind!r}")
+            kind = KINDS[stmt.kind]
+            self.place(stmt.total, "register", kind.total, stmt, scope)
+            for operand in (stmt.left, stmt.right):
+                self.place(operand, "register", kind.operand, stmt, scope)
+
+    def place(self, load: Load, role: str, dtype: str, stmt: Stmt, scope: _Scope) -> None:
+        """Check a place on the chip that threads use together."""
+        self.access(load.buffer, load.position, stmt, scope)
+        self.require(load.buffer.role == role and load.dtype == dtype, stmt,
+                     f"{load.buffer!r} is not {role} memory of {dtype}")
 
     def accumulate(self, stmt: Accumulate, scope: _Scope) -> None:
         """Check an accumulation's target, operation and dtype."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..dims import DimLike, Symbol
 from .ir import (
-    Accumulate, Buffer, Check, Expr, For, If, Index, Let, Load, Local, Nest, Scalar, Shuffle, Stmt,
-    Store,
+    Accumulate, Buffer, Check, Expr, Fetch, For, If, Index, Let, Load, LoadMatrices, Local,
+    Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 
 
@@ -63,6 +63,12 @@ def operands(stmt: Stmt) -> tuple[Expr, ...]:
         return (stmt.condition, stmt.value)
     if isinstance(stmt, Shuffle):
         return (stmt.source,)
+    if isinstance(stmt, Fetch):
+        return (stmt.source, stmt.inside)
+    if isinstance(stmt, LoadMatrices):
+        return (stmt.source,)
+    if isinstance(stmt, Multiply):
+        return (stmt.left, stmt.right)
     return (stmt.condition,) if isinstance(stmt, If) else ()
 
 
@@ -72,6 +78,10 @@ def target_access(stmt: Stmt) -> tuple[Buffer, tuple[DimLike, ...]] | None:
         return stmt.buffer, stmt.position
     if isinstance(stmt, Accumulate) and isinstance(stmt.target, Load):
         return stmt.target.buffer, stmt.target.position
+    if isinstance(stmt, (Fetch, LoadMatrices)):
+        return stmt.target.buffer, stmt.target.position
+    if isinstance(stmt, Multiply):
+        return stmt.total.buffer, stmt.total.position
     return None
 
 
@@ -107,6 +117,8 @@ def buffers_read(nest: Nest) -> tuple[Buffer, ...]:
         found.update((load.buffer, None) for load in loads(*operands(stmt)))
         if isinstance(stmt, Accumulate) and isinstance(stmt.target, Load):
             found[stmt.target.buffer] = None
+        if isinstance(stmt, Multiply):
+            found[stmt.total.buffer] = None
     return tuple(found)
 
 

@@ -204,11 +204,11 @@ _CAST = row(
     reference=lambda x, dtype: convert(x, dtype), derivative=Custom(_cast_vjp, _cast_jvp),
     lower=ScalarLowering(lambda x, dtype: apply("cast", x, dtype=dtype)),
     samples=tuple(
-        Sample(((3, 4),), tuple((d,) for d in dtypes.DTYPES),
+        Sample(((3, 4),), tuple((d,) for d in dtypes.COMPUTED),
                call=lambda function, x, dtype=dtype: function(x, dtype),
                reference=lambda x, dtype=dtype: convert(x, dtype), domain=((-300.0, 300.0),),
                differentiable=dtype == "float64")
-        for dtype in dtypes.DTYPES),
+        for dtype in dtypes.COMPUTED),
     edges=(*EDGES, 127.5, -128.5, 2.0 ** 31, 2.0 ** 63, -2.0 ** 63, 2.0 ** 64),
     section="Conversion")
 

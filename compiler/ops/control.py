@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.artifact import ShapeError
+from ...runtime.artifact import ShapeError, numpy_dtype
 from .. import derivative as derivatives
 from .. import interpret
 from ..dims import proves_equal, symbols_of
@@ -162,8 +162,8 @@ def _reference(count: np.ndarray, *captured: np.ndarray, body: Body) -> list[np.
     if steps:
         return [np.stack(results) for results in zip(*steps)]
     sizes = interpret.Sizes({variable: np.asarray(value) for variable, value in values.items()})
-    return [np.empty((0, *(sizes.of(dim) or 0 for dim in output.type.dims)), output.dtype)
-            for output in body.outputs]
+    return [np.empty((0, *(sizes.of(dim) or 0 for dim in output.type.dims)),
+                     numpy_dtype(output.dtype)) for output in body.outputs]
 
 
 def _vjp(cotangents: Sequence[Variable | None], inputs: Sequence[Variable],

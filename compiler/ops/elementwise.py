@@ -27,7 +27,7 @@ EDGES = (0.0, -0.0, 1.0, -1.0, 0.5, 2.5, float("inf"), float("-inf"), float("nan
          1e-310, -1e-40, 1e30, -1e300)
 """Special values that the generated tests mix into the inputs of elementwise ops."""
 
-KINDS = {name: scalar.kind_of(name) for name in dtypes.DTYPES}
+KINDS = {name: scalar.kind_of(dtypes.computed(name)) for name in dtypes.DTYPES}
 _KIND_NAMES = {"b": "bool", "i": "integers", "f": "floats"}
 
 
@@ -283,7 +283,7 @@ def _samples(arity: int, conversion: Conversion, accepts: str, reference: Callab
 
     The domain of integer samples is that of the floats, widened so that values differ.
     """
-    taken = [d for d in dtypes.DTYPES if KINDS[conversion.dtype(d)] in accepts]
+    taken = [d for d in dtypes.COMPUTED if KINDS[conversion.dtype(d)] in accepts]
     if accepts == "f":
         # Integers are only cast: one of each fate will do.
         taken = ["float32", "float64", "bool", "int8", "uint16", "int64"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -15,32 +16,40 @@ from .op import (
     ArrayLike, ContractLowering, Inferred, Sample, Transpose, as_tensor, check, normalize_axes,
     promote_arguments, shape_mismatch)
 from .public import builder, row
-from .shape import broadcast_to, dimshuffle, flatten, reshape, squeeze
-from .sizes import axis_size, product, sizes_of
+from .shape import broadcast_to, dimshuffle, flatten, squeeze
+from .sizes import axis_size, sizes_of
 
 # -- the row ---------------------------------------------------------------------------------------
 
 
-def contract(left: Variable, right: Variable) -> Variable:
-    """Multiply stacks of matrices: ``out[b.., m, n] = sum_k left[b.., m, k] * right[b.., k, n]``.
+def contract(left: Variable, right: Variable, batch: int | None = None, inner: int = 1) -> Variable:
+    """Multiply stacks of arrays, and sum: ``out[b.., m.., n..] = sum_k.. left[b.., m.., k..] *
+    right[b.., k.., n..]``.
 
     Parameters
     ----------
-    left, right : tensors of equal rank (at least 2) and dtype, with equal leading axes
+    left, right : tensors of equal dtype
+    batch : int, optional
+        Number of axes ``b..``; by default as for stacks of matrices.
+    inner : int
+        Number of axes ``k..``; with none it is the outer product.
     """
-    return _CONTRACT(left, right)
+    if batch is None:
+        batch = left.ndim - 1 - inner
+    return _CONTRACT(left, right, batch=batch, inner=inner)
 
 
-def _infer_contract(left: Variable, right: Variable) -> Inferred:
-    check(left.ndim == right.ndim >= 2, ShapeError, "contract: two stacks of matrices are needed.",
+def _infer_contract(left: Variable, right: Variable, batch: int, inner: int) -> Inferred:
+    check(min(batch, inner, left.ndim - batch - inner, right.ndim - batch - inner) >= 0, ShapeError,
+          f"contract: operands with {batch} + {inner} axes in common are needed.",
           f"{describe(left)} {left.type}, {describe(right)} {right.type}")
     check(left.dtype == right.dtype != dtypes.BOOL, DtypeError,
           "contract: numbers of one dtype are needed.", f"{left.dtype}, {right.dtype}")
-    rank = left.ndim
-    dims: list[DimLike] = [*left.type.dims[:-1], right.type.dims[-1]]
+    rows = left.ndim - batch - inner
+    dims: list[DimLike] = [*left.type.dims[:batch + rows], *right.type.dims[batch + inner:]]
     guards = []
-    for axis in [*range(rank - 2), rank - 1]:
-        other = axis if axis < rank - 2 else rank - 2
+    for axis in (*range(batch), *range(batch + rows, left.ndim)):
+        other = axis if axis < batch else axis - rows
         own, wanted = left.type.dims[axis], right.type.dims[other]
         if proves_equal(own, wanted):
             continue
@@ -48,7 +57,7 @@ def _infer_contract(left: Variable, right: Variable) -> Inferred:
         if proves_different(own, wanted):
             raise shape_mismatch("dot", (own, *sides[0]), (wanted, *sides[1]))
         guards.append(SizeGuard(own, wanted, *sides))
-        if axis < rank - 2 and isinstance(wanted, int):
+        if axis < batch and isinstance(wanted, int):
             dims[axis] = wanted
     return [TensorType(left.dtype, tuple(dims))], guards
 
@@ -62,27 +71,55 @@ def _source(variable: Variable, axis: int) -> tuple[Variable, int]:
     return variable, axis
 
 
-def _reference_contract(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _reference_contract(left: np.ndarray, right: np.ndarray, batch: int, inner: int) -> np.ndarray:
+    rows, columns = left.shape[batch:left.ndim - inner], right.shape[batch + inner:]
+    lead, summed = right.shape[:batch], right.shape[batch:batch + inner]
     # A batch of 1 must stay 1: numpy.matmul would broadcast it, but types forbid the other case.
-    return np.matmul(left, right)
+    return np.matmul(left.reshape(*lead, prod(rows), prod(summed)),
+                     right.reshape(*lead, prod(summed), prod(columns))
+                     ).reshape(lead + rows + columns)
+
+
+def exchanged(x: Variable, batch: int, first: int) -> Variable:
+    """Put the ``first`` axes after the batch behind all others: the transpose of an operand."""
+    middle = batch + first
+    return dimshuffle(x, [*range(batch), *range(middle, x.ndim), *range(batch, middle)])
 
 
 def matrix_transpose(x: Variable) -> Variable:
     """Exchange the last two axes."""
-    return dimshuffle(x, [*range(x.ndim - 2), x.ndim - 1, x.ndim - 2])
+    return exchanged(x, x.ndim - 2, 1)
+
+
+def _cotangent_of_left(g: Variable, x: Variable, y: Variable, batch: int, inner: int) -> Variable:
+    return contract(g, exchanged(y, batch, inner), batch, y.ndim - batch - inner)
+
+
+def _cotangent_of_right(g: Variable, x: Variable, y: Variable, batch: int, inner: int) -> Variable:
+    rows = x.ndim - batch - inner
+    return contract(exchanged(x, batch, rows), g, batch, rows)
 
 
 _CONTRACT = row(
     contract, kind="linear", infer=_infer_contract, reference=_reference_contract,
-    derivative=Transpose({0: lambda g, x, y: contract(g, matrix_transpose(y)),
-                          1: lambda g, x, y: contract(matrix_transpose(x), g)}),
+    derivative=Transpose({0: _cotangent_of_left, 1: _cotangent_of_right}),
     lower=ContractLowering(), namespace="", spoken="dot", section="Linear algebra", samples=(
-        Sample(((2, 3), (3, 4)), (("float64",) * 2, ("float32",) * 2, ("int32",) * 2)),
-        *(Sample(shapes, (("float64",) * 2,)) for shapes in (
+        Sample(((2, 3), (3, 4)), (("float64",) * 2, ("float32",) * 2, ("int32",) * 2),
+               reference=np.matmul),
+        *(Sample(shapes, (("float64",) * 2,), reference=np.matmul) for shapes in (
             ((2, 2, 3), (2, 3, 1)), ((2, 0), (0, 3)), ((0, 3), (3, 2)), ((1, 3), (3, 2)))),
         Sample(((3, 3, 2), (3, 2, 3)), (("float64",) * 2,),
                lambda f, x, y: f(matrix_transpose(x), matrix_transpose(y)),
-               lambda x, y: np.matmul(x.swapaxes(1, 2), y.swapaxes(1, 2)))))
+               lambda x, y: np.matmul(x.swapaxes(1, 2), y.swapaxes(1, 2))),
+        *(Sample(shapes, (("float64",) * 2, ("int32",) * 2),
+                 lambda f, x, y, batch=batch, inner=inner: f(x, y, batch, inner),
+                 lambda x, y, formula=formula: np.einsum(formula, x, y))
+          for shapes, batch, inner, formula in (
+              (((3, 2, 4), (2, 4, 5)), 0, 2, "abc,bcd->ad"),
+              (((2, 3, 2, 4), (2, 4, 3, 2)), 1, 1, "abcd,adef->abcef"),
+              (((3, 2, 0), (2, 0, 2)), 0, 2, "abc,bcd->ad"),
+              (((2, 3), (2, 2)), 1, 0, "ab,ac->abc"),
+              (((4, 2), (4, 2, 3)), 0, 2, "ab,abc->c")))))
 
 # -- NumPy's and Theano's products -----------------------------------------------------------------
 
@@ -271,49 +308,14 @@ def _summed_axes(op_name: str, a: Variable, b: Variable, axes: int | Sequence, b
     return left, right
 
 
-def _of_paired_sizes(a: Variable, b: Variable, left: Sequence[int], right: Sequence[int]
-                     ) -> tuple[Variable, Variable]:
-    """Return ``a`` and ``b`` with their paired axes guarded to agree one by one.
-
-    Merged, they would be compared by the products of their sizes only.
-    """
-    unproved = [(one, other) for one, other in zip(left, right)
-                if not proves_equal(a.type.dims[one], b.type.dims[other])]
-    if not unproved:
-        return a, b
-    of_a, of_b = sizes_of(a), sizes_of(b)
-    for one, other in unproved:
-        if a.type.dims[one] == 1:
-            of_b[other] = of_a[one]
-        else:
-            of_a[one] = axis_size(b, other)
-    return broadcast_to(a, of_a), broadcast_to(b, of_b)
-
-
 def _tensordot(a: Variable, b: Variable, left: list[int], right: list[int], batch: int = 0
                ) -> Variable:
-    """Sum over pairs of axes: one product of (stacks of) matrices between two reshapes."""
-    if len(left) > 1:
-        a, b = _of_paired_sizes(a, b, left, right)
+    """Sum over pairs of axes, for each element of the first ``batch`` axes."""
     lead = list(range(batch))
     free_a = [k for k in range(batch, a.ndim) if k not in left]
     free_b = [k for k in range(batch, b.ndim) if k not in right]
-    rows, columns = [axis_size(a, k) for k in free_a], [axis_size(b, k) for k in free_b]
-    first = _grouped(dimshuffle(a, lead + free_a + left), batch, len(free_a))
-    second = _grouped(dimshuffle(b, lead + right + free_b), batch, len(right))
-    result = contract(first, second)
-    if len(free_a) == 1 and len(free_b) == 1:
-        return result
-    return reshape(result, [axis_size(result, k) for k in lead] + rows + columns)
-
-
-def _grouped(x: Variable, batch: int, first: int) -> Variable:
-    """Merge ``first`` axes after the batch into one, and the rest into another."""
-    sizes = sizes_of(x)
-    middle = batch + first
-    if x.ndim == batch + 2 and first == 1:
-        return x
-    return reshape(x, sizes[:batch] + [product(sizes[batch:middle]), product(sizes[middle:])])
+    return contract(dimshuffle(a, lead + free_a + left), dimshuffle(b, lead + right + free_b),
+                    batch, len(left))
 
 
 @builder("T")

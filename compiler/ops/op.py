@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, Union
 import numpy as np
 
 from ...runtime.artifact import (
-    DtypeError, InternalError, ShapeError, format_message)
+    DtypeError, InternalError, ShapeError, format_message, numpy_dtype)
 from .. import dtypes
 from ..config import config
 from ..dims import DimLike, proves_different, proves_equal
@@ -137,7 +137,8 @@ class ScatterLowering:
 
 @dataclass(frozen=True, slots=True)
 class ContractLowering:
-    """``out[b..., m, n] = sum_k left[b..., m, k] right[b..., k, n]`` of inputs 0 and 1."""
+    """``out[b.., m.., n..] = sum_k.. left[b.., m.., k..] right[b.., k.., n..]`` of inputs 0 and 1,
+    with ``params["batch"]`` axes ``b..`` and ``params["inner"]`` axes ``k..``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +402,8 @@ def as_tensor(value: ArrayLike, dtype: Any = None, name: str | None = None) -> V
             f"The integer {value} does not fit in {dtype}.",
             where=format_site(creation_site()),
             remedy="cast the tensor it meets to a wider dtype first"))
-    return Constant(array.astype(dtype or dtypes.dtype_name(array.dtype), copy=False), name=name)
+    dtype = dtype or dtypes.dtype_name(array.dtype)
+    return Constant(array.astype(numpy_dtype(dtype), copy=False), name=name)
 
 
 def _holds_variable(value: Any) -> bool:

@@ -128,7 +128,7 @@ _RANDOM_BITS = row(
 
 
 def _float_dtype(op_name: str, dtype: str) -> str:
-    check(dtypes.is_float(dtype), DtypeError, f"{op_name}: the result cannot be {dtype}.",
+    check(dtype in dtypes.FLOATS, DtypeError, f"{op_name}: the result cannot be {dtype}.",
           remedy="draw float32 or float64, then cast")
     return dtype
 
@@ -218,7 +218,7 @@ def random_binomial(state: Variable, shape: Any, n: int = 1, p: ArrayLike = 0.5,
     check(isinstance(n, (int, np.integer)) and n >= 1, DtypeError,
           "binomial: the number of trials must be a known positive integer.", repr(n))
     p = as_tensor(p)
-    kind = p.dtype if dtypes.is_float(p.dtype) else "float64"
+    kind = dtypes.computed(p.dtype) if dtypes.is_float(p.dtype) else "float64"
     sizes = as_sizes(shape, "binomial")
     if n == 1:
         return FUNCTIONS["cast"](FUNCTIONS["lt"](_unit(state, sizes, kind), p), dtype)

@@ -451,8 +451,9 @@ def mean(x: ArrayLike, axis: AxisLike = None, dtype: str | None = None,
     dtype = _float_dtype(x) if dtype is None else as_dtype(dtype)
     check(dtypes.is_float(dtype), DtypeError,
           f"mean: the result cannot be {dtype}.", remedy="ask for float32 or float64, then cast")
-    x = FUNCTIONS["cast"](x, dtype)
-    return FUNCTIONS["true_div"](sum(x, axis, keepdims=keepdims), _count(x, axis))
+    x = FUNCTIONS["cast"](FUNCTIONS["cast"](x, dtype), dtypes.computed(dtype))
+    result = FUNCTIONS["true_div"](sum(x, axis, keepdims=keepdims), _count(x, axis))
+    return FUNCTIONS["cast"](result, dtype)
 
 
 @builder("T")
@@ -470,11 +471,13 @@ def var(x: ArrayLike, axis: AxisLike = None, ddof: int = 0, keepdims: bool = Fal
         Keep the axes, with length 1.
     """
     x = as_tensor(x)
-    x = FUNCTIONS["cast"](x, _float_dtype(x))
+    dtype = _float_dtype(x)
+    x = FUNCTIONS["cast"](x, dtypes.computed(dtype))
     deviation = FUNCTIONS["sub"](x, mean(x, axis, keepdims=True))
     total = sum(FUNCTIONS["sqr"](deviation), axis, keepdims=keepdims)
     count = _count(x, axis)
-    return FUNCTIONS["true_div"](total, FUNCTIONS["sub"](count, ddof) if ddof else count)
+    result = FUNCTIONS["true_div"](total, FUNCTIONS["sub"](count, ddof) if ddof else count)
+    return FUNCTIONS["cast"](result, dtype)
 
 
 @builder("T")

@@ -15,6 +15,7 @@ from ..dims import DimLike, as_symbol, prod, proves_equal
 from ..graph import Apply, Constant, DataSymbol, Variable, dim_of, input_variable
 from ..operators import FUNCTIONS
 from ..ops.op import REGISTRY, as_tensor
+from ..widen import reference
 from .pattern import Builder, Effect, Facts, computed_rule, fit
 
 LARGEST_FOLDED = 10_000
@@ -63,7 +64,7 @@ def fold_constants(node: Apply, builder: Builder, facts: Facts) -> Variable | No
 
 def _reference(node: Apply, arrays: Sequence[np.ndarray], dims: tuple[DimLike, ...]) -> np.ndarray:
     with np.errstate(all="ignore"):
-        result = np.asarray(node.op.reference(*arrays, **node.params))
+        result, = reference(node, arrays, node.params)
     if result.dtype != node.outputs[0].dtype or result.shape != dims:
         raise InternalError(f"{node.op.name}: the reference returns {result.dtype} {result.shape}, "
                             f"the inferred type is {node.outputs[0].type}")
@@ -80,7 +81,7 @@ def divide_by_power_of_two(node: Apply, builder: Builder, facts: Facts) -> Varia
         return None
     with np.errstate(all="ignore"):
         reciprocal = value.dtype.type(1) / value
-    if not np.isfinite(reciprocal) or abs(reciprocal) < np.finfo(value.dtype).tiny:
+    if not np.isfinite(reciprocal) or abs(reciprocal) < dtypes.LEAST_NORMAL[value.dtype.name]:
         return None
     factor = builder.constant(np.asarray(reciprocal))
     product, = builder.apply(REGISTRY["mul"], (dividend, factor), {}, node.site)
@@ -192,11 +193,11 @@ def merge_casts(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
     if inner is None or inner.op.name != "cast":
         return None
     start, middle = inner.inputs[0].dtype, source.dtype
-    is_exact = np.can_cast(start, middle, "safe") and not (
+    is_exact = dtypes.can_cast(start, middle) and not (
         dtypes.SIZES[start] == 8 and dtypes.is_integer(start) and dtypes.is_float(middle))
     # Integers wrap when converted to integers, floats saturate.
     stays_wrapping = dtypes.is_float(start) or not dtypes.is_float(middle) \
-        or not dtypes.is_integer(target) or np.can_cast(start, target, "safe")
+        or not dtypes.is_integer(target) or dtypes.can_cast(start, target)
     if not is_exact or not stays_wrapping:
         return None
     if start == target:
@@ -206,22 +207,44 @@ def merge_casts(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
 
 # -- products --------------------------------------------------------------------------------------
 
-def _swapped(rank: int) -> tuple[int, ...]:
-    return (*range(rank - 2), rank - 1, rank - 2)
+def _operand_patterns(pattern: tuple[int | str, ...], batch: int, rows: int, summed: int
+                      ) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+    """Return how to permute the operands of a product to get its result permuted by ``pattern``,
+    and whether they change places; None when rows and columns would be interleaved."""
+    if "x" in pattern or any(axis >= batch for axis in pattern[:batch]):
+        return None
+    first = batch + rows
+    lead, own = pattern[:batch], [axis for axis in pattern[batch:] if axis < first]
+    other = [axis for axis in pattern[batch:] if axis >= first]
+    if pattern[batch:] not in ((*own, *other), (*other, *own)):
+        return None
+    left = (*lead, *own, *range(first, first + summed))
+    right = (*lead, *range(batch, batch + summed), *(axis - rows + summed for axis in other))
+    if pattern[batch:] == (*own, *other):
+        return left, right, False
+    return ((*lead, *left[first:], *own), (*right[:batch], *right[batch + summed:],
+                                           *range(batch, batch + summed)), True)
 
 
 @computed_rule("(a @ b).T -> b.T @ a.T", ["dimshuffle"], Effect.MORE_ACCURATE, [
-    lambda: (FUNCTIONS["dot"](a := _x(2, 3), b := _x(3, 4)).T, [a, b])])
+    lambda: (FUNCTIONS["dot"](a := _x(2, 3), b := _x(3, 4)).T, [a, b]),
+    lambda: (FUNCTIONS["tensordot"](a := _x(2, 3, 4), b := _x(4, 5, 6), 1).dimshuffle(3, 2, 0, 1),
+             [a, b])])
 def transpose_operands(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
     """Transpose the operands (free: flags of the product) instead of the result (a copy)."""
-    source, pattern = node.inputs[0], node.params["pattern"]
+    source, pattern = node.inputs[0], tuple(node.params["pattern"])
     inner = source.owner
-    if inner is None or inner.op.name != "contract" or pattern != _swapped(source.ndim) \
-            or not facts.is_used_once(source):
+    if inner is None or inner.op.name != "contract" or not facts.is_used_once(source) \
+            or len(pattern) != source.ndim or pattern == tuple(range(source.ndim)):
         return None
-    left, right = (builder.apply(node.op, (operand,), {"pattern": pattern}, node.site)[0]
-                   for operand in inner.inputs)
-    return builder.apply(inner.op, (right, left), inner.params, node.site)[0]
+    batch, summed = inner.params["batch"], inner.params["inner"]
+    found = _operand_patterns(pattern, batch, inner.inputs[0].ndim - batch - summed, summed)
+    if found is None:
+        return None
+    operands = [builder.apply(node.op, (operand,), {"pattern": own}, node.site)[0]
+                for operand, own in zip(inner.inputs, found)]
+    return builder.apply(inner.op, operands[::-1] if found[2] else operands, inner.params,
+                         node.site)[0]
 
 
 @computed_rule("(a @ b) @ c -> a @ (b @ c) where cheaper", ["contract"], Effect.CHANGES_NONFINITE, [
@@ -238,6 +261,8 @@ def order_products(node: Apply, builder: Builder, facts: Facts) -> Variable | No
             continue
         chain = (*inner.inputs, node.inputs[1]) if position == 0 \
             else (node.inputs[0], *inner.inputs)
+        if node.params["inner"] != 1 or any(v.ndim != node.params["batch"] + 2 for v in chain):
+            continue
         sizes = [chain[0].type.dims[-2], *(matrix.type.dims[-1] for matrix in chain)]
         if not all(isinstance(size, int) for size in sizes):
             continue

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ...runtime.artifact import InternalError
+from ...runtime.artifact import InternalError, numpy_dtype
 from ..dims import substitute, symbols_of
 from ..graph import Apply, Constant, DataSymbol, Variable, dim_of, toposort
 from ..intern import data_behind
@@ -228,5 +228,5 @@ def _uniform_value(variable: Variable) -> np.generic | None:
         return None
     with np.errstate(all="ignore"):
         for dtype in reversed(dtypes):
-            value = value.astype(dtype)
+            value = value.astype(numpy_dtype(dtype))
     return value

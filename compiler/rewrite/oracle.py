@@ -218,9 +218,11 @@ def _logsoftmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.frompyfunc(_SCALAR["sub"], 2, 1)(x, _keep(_logsumexp(x, axes), x.shape, axes))
 
 
-def _contract(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    products = np.frompyfunc(_SCALAR["mul"], 2, 1)(a[..., :, :, None], b[..., None, :, :])
-    return _sum(np.asarray(products, object), (products.ndim - 2,))
+def _contract(a: np.ndarray, b: np.ndarray, batch: int, inner: int) -> np.ndarray:
+    rows, columns = a.ndim - batch - inner, b.ndim - batch - inner
+    products = np.frompyfunc(_SCALAR["mul"], 2, 1)(
+        a[(..., *[None] * columns)], b[(slice(None),) * batch + (None,) * rows + (...,)])
+    return _sum(np.asarray(products, object), tuple(range(batch + rows, batch + rows + inner)))
 
 
 _ARRAYS: dict[str, Callable[..., np.ndarray]] = {

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, Union
 
 import numpy as np
 
+from ...runtime.artifact import numpy_dtype
 from ..dims import proves_equal
 from ..dtypes import BOOL, is_float, is_integer
 from ..graph import Apply, Constant, TensorType, Variable, built_at, toposort
@@ -461,8 +462,8 @@ def instantiate(replacement: Variable, bound: Bound, dtype: str, builder: Builde
         if isinstance(variable, Wildcard):
             return bound[variable.name]
         if isinstance(variable, Constant):
-            return builder.constant(variable.data.astype(
-                variable.dtype if variable.dtype == BOOL else siblings))
+            return builder.constant(variable.data.astype(numpy_dtype(
+                variable.dtype if variable.dtype == BOOL else siblings)))
         return built[id(variable)]
 
     for node in toposort([replacement]):

@@ -335,7 +335,8 @@ def _flops(variable: Variable) -> int:
     total = 0
     for node in toposort([variable]):
         if node.op.name == "contract":
-            sizes = (*node.outputs[0].type.dims, node.inputs[0].type.dims[-1])
+            left, inner = node.inputs[0], node.params["inner"]
+            sizes = (*node.outputs[0].type.dims, *left.type.dims[left.ndim - inner:])
             total += prod(dim if isinstance(dim, int) else 1 for dim in sizes)
     return total
 

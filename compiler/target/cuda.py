@@ -15,7 +15,7 @@ from ..dims import DimLike, as_dim, proves_nonnegative
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
-from ..program import Contract, Copy, For, Kernel, Program, Step, bytes_of, writes_of
+from ..program import Contract, Copy, For, Kernel, Program, Step, bytes_of, reads_of, writes_of
 from .cuda_contract import contract
 from .cuda_kernel import KernelCode, Module, emit_kernel
 from .cuda_schedule import copy_nest, parts_of, schedule
@@ -61,7 +61,8 @@ class Build:
     extra: list[str] = field(default_factory=list)
 
 
-def compile_program(program: Program, keep_text: bool = False) -> Artifact:
+def compile_program(program: Program, keep_text: bool = False,
+                    precision: str = "highest") -> Artifact:
     """Compile a program for CUDA.
 
     Parameters
@@ -70,6 +71,8 @@ def compile_program(program: Program, keep_text: bool = False) -> Artifact:
         Well-formed, with ``offsets`` for its temporaries.
     keep_text : bool
         Whether ``Artifact.notes`` gets the source, as ``CUDA C``.
+    precision : str
+        Of products of float32, ``highest`` or ``high``.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def compile_program(program: Program, keep_text: bool = False) -> Artifact:
         Without a prologue, sites of arguments, or outputs that replace shared storage: the caller
         knows those.
     """
-    built = build(program)
+    built = build(program, precision)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
 
@@ -109,18 +112,28 @@ def compile_program(program: Program, keep_text: bool = False) -> Artifact:
     )
 
 
-def build(program: Program) -> Build:
+def build(program: Program, precision: str = "highest") -> Build:
     """Return the kernels of a program and the steps that launch them."""
-    return _Builder(program).build()
+    return _Builder(program, precision).build()
 
 
-def scheduled(step: Kernel | Contract | Copy) -> tuple[Nest, ...]:
-    """Return the scheduled nests of a step that is no loop."""
+def scheduled(step: Kernel | Contract | Copy, precision: str = "highest",
+              read: frozenset[Buffer] | None = None) -> tuple[Nest, ...]:
+    """Return the scheduled nests of a step that is no loop.
+
+    Parameters
+    ----------
+    step : Kernel, Contract or Copy
+    precision : str
+        Of products of float32, ``highest`` or ``high``.
+    read : frozenset of Buffer or None
+        The root buffers that steps read; None: all.
+    """
     if isinstance(step, Kernel):
         return schedule(step.nest)
     if isinstance(step, Contract):
-        after = () if step.epilogue is None else schedule(step.epilogue.nest)
-        return (*contract(step), *after)
+        root = step.out.buffer.root()
+        return contract(step, precision, read is None or root in read)
     if step.source.root() is step.target.root():
         return ()
     return schedule(copy_nest(step.source, step.target))
@@ -129,8 +142,12 @@ def scheduled(step: Kernel | Contract | Copy) -> tuple[Nest, ...]:
 class _Builder:
     """Emits the distinct kernels of a program, and writes down their launches."""
 
-    def __init__(self, program: Program):
-        self.program = program
+    def __init__(self, program: Program, precision: str):
+        self.program, self.precision = program, precision
+        # What a product leaves to its own epilogue only is not among these.
+        self.read = frozenset(
+            buffer.root() for step in program.steps for buffer in reads_of(step)) | {
+            buffer.root() for buffer in (*program.outputs, *program.shared)}
         self.module = Module()
         self.built = Build()
         self.known: dict[tuple[str, bool], Emitted] = {}
@@ -161,7 +178,7 @@ class _Builder:
                      "body": body}]
         extra: dict[Buffer, str] = {}
         launches = [self.launch(nest, commits and self.early_checks > 0, extra)
-                    for nest in scheduled(step)]
+                    for nest in scheduled(step, self.precision, self.read)]
         if extra:
             self.built.extra.append("+".join(self._padded(buffer) for buffer in extra))
         return launches

@@ -3,8 +3,9 @@
 Enters: a nest of the form ``for block: for thread: body``, an array for each buffer, a value for
 each free symbol.  The arrays are changed in place.  What a GPU would do at random, or silently, is
 an ``InternalError`` naming the statement: an element out of bounds, an element of on-chip memory
-read before it is written, two threads of which one writes an element the other one uses with no
-barrier between them, a barrier or a shuffle that only some of its threads reach.
+read before it is written or while a copy to it is under way, two threads of which one writes an
+element the other one uses with no barrier between them, a barrier, a shuffle or a product of
+matrices that only some of its threads reach, a copy between places that are not aligned.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from ...runtime.artifact import InternalError
 from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim, symbols_of
 from ..loop import scalar
 from ..loop.ir import (
-    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
-    Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from ..loop.math import FUNCTIONS, definition
+from ..loop.matrix import KINDS, elements
 from ..loop.text import statement_text
 from ..loop.verify import WARP
 from ..loop.walk import buffers_written, postorder
@@ -74,12 +76,17 @@ def run_scheduled(nest: Nest, arrays: Mapping[Buffer, np.ndarray], symbols: Mapp
 
 
 class _Trace:
-    """Who read and wrote each element of a memory last, and which barriers they had passed."""
+    """Who read and wrote each element of a memory last, and which barriers they had passed.
+
+    ``batch`` and ``lane`` say, of an element to which a copy is under way, in which of its batches
+    which thread asked for it; ``NOBODY`` of others.
+    """
 
     def __init__(self, size: int):
         self.writer = _Record(size)
         self.reader = _Record(size)
         self.written = np.zeros(size, bool)
+        self.batch, self.lane = (np.full(size, NOBODY) for _ in range(2))
 
 
 class _Record:
@@ -136,6 +143,7 @@ class _Lockstep:
         warps = -(-size // WARP)
         self.warp = self.block * warps + np.tile(np.arange(size) // WARP, len(blocks))
         self.warp_epoch, self.block_epoch = (np.zeros(self.count, np.int64) for _ in range(2))
+        self.batches = np.zeros(self.count, np.int64)
         self.symbols: dict[Symbol, int | np.ndarray] = {}
         self.locals: dict[Local, np.ndarray] = {}
         self.own: dict[Buffer, np.ndarray] = {}
@@ -177,11 +185,26 @@ class _Lockstep:
                 self.found[stmt.code] = max(worst, self.found.get(stmt.code, worst))
         elif isinstance(stmt, Barrier):
             self.barrier(stmt, mask)
-        else:
-            assert isinstance(stmt, Shuffle)
+        elif isinstance(stmt, Shuffle):
             self.together(mask, WARP, stmt)
             lanes = np.arange(self.count) ^ stmt.distance
             self.locals[stmt.target] = self.locals[stmt.source][lanes]
+        else:
+            self.exchange(stmt, mask)
+
+    def exchange(self, stmt: Fetch | Commit | Await | LoadMatrices | Multiply,
+                 mask: np.ndarray) -> None:
+        """Run a statement by which threads copy or act together."""
+        if isinstance(stmt, Fetch):
+            self.fetch(stmt, mask)
+        elif isinstance(stmt, Commit):
+            self.batches[mask] += 1
+        elif isinstance(stmt, Await):
+            self.land(stmt.pending, mask)
+        elif isinstance(stmt, LoadMatrices):
+            self.load_matrices(stmt, mask)
+        else:
+            self.multiply(stmt, mask)
 
     def barrier(self, stmt: Barrier, mask: np.ndarray) -> None:
         """Let threads pass a barrier that all of them have reached."""
@@ -304,6 +327,8 @@ class _Lockstep:
         root = load.buffer.root()
         at = self.places(load.buffer, load.position, mask, stmt)
         memory, trace = self.memory(root)
+        if trace is not None and (trace.batch[at] != NOBODY).any():
+            raise self.fault(stmt, f"{root.name} is read before its copy was waited for")
         if trace is not None and root.role != "register":
             self.follow(root, trace, at, mask, False, stmt)
         if root.role in ("scratch", "register") and not trace.written[at].all():
@@ -321,6 +346,8 @@ class _Lockstep:
         if root.role != "register":
             if len(np.unique(at)) != len(at):
                 raise self.fault(stmt, f"several threads write one element of {root.name}")
+            if (trace.batch[at] != NOBODY).any():
+                raise self.fault(stmt, f"{root.name} is written while a copy to it is under way")
             self.follow(root, trace, at, mask, True, stmt)
         trace.written[at] = True
         memory[at] = value[mask]
@@ -328,8 +355,7 @@ class _Lockstep:
     def follow(self, root: Buffer, trace: _Trace, at: np.ndarray, mask: np.ndarray,
                writing: bool, stmt: Stmt) -> None:
         """Check uses against those on record, and record them."""
-        who = _Users(self.thread[mask], self.warp[mask], self.block[mask],
-                     self.warp_epoch[mask], self.block_epoch[mask])
+        who = self.users(mask)
         for record in (trace.writer, trace.reader) if writing else (trace.writer,):
             race = (record.thread[at] != who.thread) & ~record.separated(at, who)
             if race.any():
@@ -339,6 +365,96 @@ class _Lockstep:
                           f"element {int(at[which])} of {root.name}, which another thread uses, "
                           "with no barrier between them")
         (trace.writer if writing else trace.reader).put(at, who, merge=not writing)
+
+    def users(self, lanes: np.ndarray) -> _Users:
+        """Return threads as they are now: of a mask, or by their places."""
+        return _Users(self.thread[lanes], self.warp[lanes], self.block[lanes],
+                      self.warp_epoch[lanes], self.block_epoch[lanes])
+
+    # -- copies and matrices -----------------------------------------------------------------------
+
+    def fetch(self, stmt: Fetch, mask: np.ndarray) -> None:
+        """Start copies: the values are there, but may not be read yet."""
+        inside = mask & self.value(stmt.inside, mask, stmt)
+        for offset in range(stmt.count):
+            source, target = (self.neighbour(load, offset) for load in (stmt.source, stmt.target))
+            if not offset:
+                self.aligned(source, inside, stmt.count, stmt)
+                self.aligned(target, mask, stmt.count, stmt)
+            values = self.read(source, inside, stmt) if inside.any() else \
+                np.zeros(self.count, source.dtype)
+            self.write(target.buffer, target.position, values, mask, stmt)
+            at = self.places(target.buffer, target.position, mask, stmt)
+            _, trace = self.memory(target.buffer.root())
+            trace.batch[at], trace.lane[at] = self.batches[mask], np.flatnonzero(mask)
+
+    def land(self, pending: int, mask: np.ndarray) -> None:
+        """Complete the copies of all but the last ``pending`` batches of each thread."""
+        for root, trace in self.traces.items():
+            if root.role != "scratch":
+                continue
+            at = np.flatnonzero(trace.batch != NOBODY)
+            lanes = trace.lane[at]
+            done = mask[lanes] & (trace.batch[at] < self.batches[lanes] - pending)
+            trace.writer.put(at[done], self.users(lanes[done]), merge=False)
+            trace.batch[at[done]] = NOBODY
+
+    @staticmethod
+    def neighbour(load: Load, offset: int) -> Load:
+        """Return the element ``offset`` further along the last axis."""
+        return Load(load.buffer, (*load.position[:-1], load.position[-1] + offset))
+
+    def aligned(self, load: Load, mask: np.ndarray, count: int, stmt: Stmt) -> None:
+        """Check that elements lie at multiples of ``count``."""
+        at = self.places(load.buffer, load.position, mask, stmt)
+        if load.buffer.root().role == "scratch":
+            at = at % math.prod(self.shape(load.buffer.root()))
+        if (at % count).any():
+            raise self.fault(stmt, f"{load.buffer.name} is copied from or to an element that is "
+                                   f"not a multiple of {count}")
+
+    def load_matrices(self, stmt: LoadMatrices, mask: np.ndarray) -> None:
+        """Deal out the rows of four matrices."""
+        self.together(mask, WARP, stmt)
+        self.aligned(stmt.source, mask, 8, stmt)
+        rows = np.stack([self.read(self.neighbour(stmt.source, offset), mask, stmt)
+                         for offset in range(8)], axis=1).view(np.uint16)
+        matrices = rows.reshape(-1, 4, 8, 8)
+        if stmt.across:
+            matrices = matrices.swapaxes(2, 3)
+        pairs = np.ascontiguousarray(matrices).view(np.uint32).reshape(-1, 4, 32)
+        for number in range(4):
+            target = self.neighbour(stmt.target, number)
+            self.write(target.buffer, target.position, pairs[:, number].reshape(-1), mask, stmt)
+
+    def multiply(self, stmt: Multiply, mask: np.ndarray) -> None:
+        """Multiply the matrices that each warp holds, rounding once."""
+        self.together(mask, WARP, stmt)
+        kind = KINDS[stmt.kind]
+
+        def held(first: Load, count: int) -> np.ndarray:
+            return np.stack([self.read(self.neighbour(first, number), mask, stmt)
+                             for number in range(count)], axis=1).reshape(-1, WARP, count)
+
+        def matrix(parts: np.ndarray, places: tuple[np.ndarray, np.ndarray], rows: int,
+                   columns: int) -> np.ndarray:
+            whole = np.empty((len(parts), rows, columns))
+            whole[:, places[0], places[1]] = parts
+            return whole
+
+        counts = kind.registers()
+        left = matrix(elements(stmt.kind, held(stmt.left, counts[1])), kind.left_places(),
+                      kind.m, kind.k)
+        right = matrix(elements(stmt.kind, held(stmt.right, counts[2])), kind.right_places(),
+                       kind.k, kind.n)
+        total = matrix(held(stmt.total, counts[0]), kind.total_places(), kind.m, kind.n)
+        with np.errstate(all="ignore"):
+            result = (total + left @ right).astype(kind.total)
+        parts = result[:, kind.total_places()[0], kind.total_places()[1]].reshape(
+            self.count, counts[0])
+        for number in range(counts[0]):
+            target = self.neighbour(stmt.total, number)
+            self.write(target.buffer, target.position, parts[:, number], mask, stmt)
 
     def fault(self, stmt: Stmt, what: str) -> InternalError:
         """Return the error for a broken rule."""

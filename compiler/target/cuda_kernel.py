@@ -15,14 +15,15 @@ from ..access import coefficient_of, flat_offset
 from ..dims import Call, DimLike, Symbol, as_dim, proves_nonnegative, substitute
 from ..dtypes import SIZES
 from ..loop.ir import (
-    Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
-    Shuffle, Stmt, Store,
+    Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
+    Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from ..loop.math import FUNCTIONS, definition
 from ..loop.text import Signature
 from ..loop.walk import (
     accumulated_locals, buffers_written, children, loads, operands, postorder, stable_expressions,
     statements)
+from .cuda_instructions import INSTRUCTIONS
 from .cuda_scalar import C_TYPES, PRELUDE, PRINTERS, combined, literal
 from .cuda_schedule import is_multiple, parts_of
 
@@ -43,9 +44,10 @@ _RESERVED = frozenset(
     "false float for goto if inline int long namespace new operator private public register return "
     "short signed sizeof static struct switch template this true try typedef typename union "
     "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan "
-    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()) | frozenset(
+    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()).union(
+        INSTRUCTIONS, (
         name + suffix for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign",
-                                   "fma") for suffix in ("", "f"))
+                                   "fma") for suffix in ("", "f")))
 
 
 class Module:
@@ -69,6 +71,13 @@ class Module:
         if own not in self.functions:
             self.functions[own] = _definition(self, own, name, dtype, arity)
         return own
+
+    def instruction(self, name: str) -> str:
+        """Return the name of a function of ``cuda_instructions.py``."""
+        if name == "multiply_tf32":
+            self.instruction("round_tf32")
+        self.functions[name] = INSTRUCTIONS[name]
+        return name
 
     def text(self) -> str:
         """Return the source of all kernels."""
@@ -247,6 +256,9 @@ class _Emitter:
         if isinstance(stmt, Barrier):
             yield "__syncthreads();" if stmt.scope == "block" else "__syncwarp();"
             return
+        if isinstance(stmt, (Fetch, Commit, Await, LoadMatrices, Multiply)):
+            yield from self.exchange(stmt)
+            return
         if isinstance(stmt, Let) and isinstance(stmt.target, Symbol) \
                 and isinstance(stmt.value, Index):
             yield f"const {self.kind(stmt.target)} {self.name(stmt.target)} = " \
@@ -270,6 +282,29 @@ class _Emitter:
             assert isinstance(stmt, Shuffle)
             yield f"const {C_TYPES[stmt.target.dtype]} {self.name(stmt.target)} = " \
                   f"__shfl_xor_sync(0xffffffffu, {values[0]}, {stmt.distance});"
+
+    def exchange(self, stmt: Fetch | Commit | Await | LoadMatrices | Multiply) -> Iterator[str]:
+        """Yield the lines of a copy, or of what a warp does together."""
+        def pointer(load: Load) -> str:
+            return f"&{self.place(load.buffer, load.position)}"
+
+        call = self.module.instruction
+        if isinstance(stmt, Fetch):
+            values: list[str] = []
+            yield from self.expressions((stmt.inside,), values)
+            size = stmt.count * SIZES[stmt.source.dtype]
+            yield f"{call('fetch')}<{size}>({pointer(stmt.target)}, {pointer(stmt.source)}, " \
+                  f"{bare(values[0])});"
+        elif isinstance(stmt, Commit):
+            yield f"{call('commit')}();"
+        elif isinstance(stmt, Await):
+            yield f"{call('await')}<{stmt.pending}>();"
+        elif isinstance(stmt, LoadMatrices):
+            name = call("load_matrices_across" if stmt.across else "load_matrices")
+            yield f"{name}({pointer(stmt.target)}, {pointer(stmt.source)});"
+        else:
+            yield f"{call(f'multiply_{stmt.kind}')}({pointer(stmt.total)}, " \
+                  f"{pointer(stmt.left)}, {pointer(stmt.right)});"
 
     def let(self, stmt: Let, value: str) -> str:
         """Return the declaration of a name."""

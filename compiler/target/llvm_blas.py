@@ -25,14 +25,13 @@ def fits_blas(step: Contract) -> bool:
     numbers = [size for view in (step.out, step.left, step.right)
                for size in (*view.dims, *view.strides)]
     return all(isinstance(n, int) and n <= LARGEST for n in numbers) \
-        and all(_leading(view) is not None for view in (step.out, step.left, step.right)) \
-        and step.out.strides[2] == 1
+        and len(step.inner_dims) == 1 \
+        and all(_leading(view) is not None for view in (step.out, step.left, step.right))
 
 
 def _leading(view: View) -> tuple[int, int] | None:
     """Return the flag and the leading dimension of a view, if BLAS can express it."""
-    _, rows, columns = view.dims
-    _, down, along = view.strides
+    (rows, columns), (down, along) = view.dims[-2:], view.strides[-2:]
     if along == 1 and down >= columns:
         return PLAIN, down
     if down == 1 and along >= rows:

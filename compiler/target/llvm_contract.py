@@ -1,14 +1,17 @@
 """Contractions on the CPU: the loops around the micro-kernels of ``llvm_gemm.py``.
 
 A product is cut into *tasks*, blocks of rows and columns of C, which any thread may compute; a task
-walks the inner axis to its end, so the order of additions, and with it every bit of the result,
+walks the inner axes to their end, so the order of additions, and with it every bit of the result,
 depends on the sizes only::
 
     for each task (batch element, columns, rows):
-      for each block of the inner axis:
+      for each block of the inner axes:
         for each panel of columns:          B's panel is copied by the first tile, and stays in L1
           for each tile of rows:            a micro-kernel
       the epilogue on the task's rows       while they are in the cache
+
+Batch axes on which B does not depend (of images, and their rows, in a convolution) count as rows
+whose tiles do not cross a boundary: they share the panels.
 
 Where BLAS measures better, on large products of known sizes, a task is one call of it; so it is on
 all products of known sizes when LLVM optimises nothing.
@@ -22,7 +25,7 @@ from ..dims import (
     DimLike, Symbol, as_dim, ceildiv, floordiv, maximum, minimum, modulo, prod, symbols_of)
 from ..dtypes import SIZES
 from ..loop.text import Signature
-from ..program import Contract
+from ..program import Contract, View, split_index
 from .llvm_blas import blas_call, fits_blas
 from .llvm_gemm import Source, Tile, fetching, micro_kernel, packing
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
@@ -86,10 +89,13 @@ class Blocking:
     ----------
     rows, vectors : int
         The tile.
-    task_rows, task_columns : dim
-        Largest block of C of one task; whole tiles.
-    inner : dim
-        Steps of a block of the inner axis.
+    task_tiles, task_columns : dim
+        Largest block of C of one task: tiles of rows, and columns (whole tiles).
+    axis : int
+        The inner axis that is cut into blocks; those outside it are walked one by one, those inside
+        it are whole.
+    steps : dim
+        Of a block, along that axis.
     merged : dim
         Row blocks that one pass over the panels may serve, when a thread has several in a row.
     uses_blas : bool
@@ -98,11 +104,34 @@ class Blocking:
 
     rows: int
     vectors: int
-    task_rows: DimLike
+    task_tiles: DimLike
     task_columns: DimLike
-    inner: DimLike
+    axis: int
+    steps: DimLike
     merged: DimLike
     uses_blas: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The matrices of a product: ``batch`` axes, and ``above`` those of rows that share B."""
+
+    batch: tuple[DimLike, ...]
+    above: tuple[DimLike, ...]
+
+    @property
+    def matrices(self) -> DimLike:
+        """Number of right operands."""
+        return prod(self.batch)
+
+
+def stack_of(step: Contract, uses_blas: bool) -> Stack:
+    """Return which batch axes count as rows: the last ones, if B does not depend on them."""
+    dims = step.batch_dims
+    first = len(dims)
+    while not uses_blas and first and step.right.strides[first - 1] == 0:
+        first -= 1
+    return Stack(dims[:first], dims[first:])
 
 
 def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[int, int]:
@@ -133,31 +162,50 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
     if machine.has_blas and (_is_large(step) or not machine.is_optimised) and fits_blas(step):
         rows, columns = _blas_block(step)
-        return Blocking(1, 1, rows, columns, step.left.dims[2], 1, uses_blas=True)
-    batch, m, n = step.out.dims
-    k, size = step.left.dims[2], SIZES[step.out.buffer.dtype]
+        return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
+    stack = stack_of(step, False)
+    _, m, n, k = step.sizes
+    size = SIZES[step.out.buffer.dtype]
     rows, vectors = tile_shape(m, n, step.out.buffer.dtype, machine)
     width = vectors * machine.lanes(step.out.buffer.dtype)
-    tiles, panels = ceildiv(m, rows), ceildiv(n, width)
+    tiles, panels = prod(stack.above) * ceildiv(m, rows), ceildiv(n, width)
     most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
-    if all(isinstance(size_, int) for size_ in (batch, m, n, k)):
-        blocks = batch * ceildiv(tiles, most)
-        wanted = min(4, 2 * batch * m * n * k // TASK_FLOPS)
+    if all(isinstance(size_, int) for size_ in step.sizes):
+        blocks = stack.matrices * ceildiv(tiles, most)
+        wanted = min(4, 2 * prod(step.sizes) // TASK_FLOPS)
         if blocks < wanted and step.epilogue is not None:
-            most = max(4, ceildiv(tiles * batch, wanted))
+            most = max(4, ceildiv(tiles * stack.matrices, wanted))
         elif blocks * ceildiv(panels, columns) < wanted:
             columns = ceildiv(panels * blocks, wanted)
     if step.epilogue is not None:
         columns = panels
-    task_rows = maximum(ceildiv(tiles, maximum(ceildiv(tiles, most), 1)) * rows, rows)
-    deepest = _deepest(width, size)
-    inner = k
-    if not isinstance(k, int) or k > deepest * 3 // 2:
-        inner = maximum(_even(k, deepest), 1)
-    waiting = task_rows * size * (inner if step.epilogue is None else maximum(inner, n))
-    merged = maximum(minimum(ceildiv(m, task_rows),
+    task_tiles = _even(tiles, most)
+    axis, steps = _inner_block(step, _deepest(width, size))
+    depth = maximum(steps, 1) * prod(step.inner_dims[axis + 1:])
+    waiting = task_tiles * rows * size * (depth if step.epilogue is None else maximum(depth, n))
+    merged = maximum(minimum(ceildiv(tiles, maximum(task_tiles, 1)),
                              floordiv(WAITING_BYTES, maximum(waiting, 1))), 1)
-    return Blocking(rows, vectors, task_rows, maximum(columns, 1) * width, inner, merged)
+    return Blocking(rows, vectors, maximum(task_tiles, 1), maximum(columns, 1) * width, axis,
+                    steps, merged)
+
+
+def _inner_block(step: Contract, deepest: int) -> tuple[int, DimLike]:
+    """Return the inner axis that is cut into blocks of about ``deepest`` summands, and its steps in
+    one of them."""
+    dims = step.inner_dims
+    inside = 1
+    for axis in range(len(dims) - 1, -1, -1):
+        size = dims[axis]
+        if not isinstance(size, int) or size * inside > deepest * 3 // 2:
+            break
+        inside *= size
+    else:
+        return 0, dims[0]
+    room = deepest // inside
+    if room <= 1 and axis + 1 < len(dims):
+        # The axes inside this one fill a block.
+        return axis, 1
+    return axis, maximum(_even(dims[axis], max(room, 1)), 1)
 
 
 def _deepest(width: int, size: int) -> int:
@@ -167,7 +215,7 @@ def _deepest(width: int, size: int) -> int:
 
 def _blas_block(step: Contract) -> tuple[int, int]:
     """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
-    batch, m, n = step.out.dims
+    batch, m, n, _ = step.sizes
     if step.epilogue is not None:
         return max(_even(m, BLAS_BLOCK // 2), 1), max(n, 1)
     rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
@@ -183,19 +231,19 @@ def _even(size: DimLike, most: int) -> DimLike:
 
 
 def _is_large(step: Contract) -> bool:
-    sizes = (*step.out.dims[1:], step.left.dims[2])
-    return all(isinstance(size, int) and size >= BLAS_LEAST for size in sizes)
+    return all(isinstance(size, int) and size >= BLAS_LEAST for size in step.sizes[1:])
 
 
 def contract_work(step: Contract) -> DimLike:
     """Return the work of a contraction in the scalar operations that thresholds count."""
-    return ceildiv(2 * prod(step.left.dims) * step.out.dims[2], FLOPS_PER_UNIT)
+    return ceildiv(2 * prod(step.sizes), FLOPS_PER_UNIT)
 
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:
     """Return how many tasks a contraction has."""
-    batch, m, n = step.out.dims
-    return batch * ceildiv(n, cut.task_columns) * ceildiv(m, cut.task_rows)
+    stack, (_, m, n, _) = stack_of(step, cut.uses_blas), step.sizes
+    tiles = prod(stack.above) * ceildiv(m, cut.rows)
+    return stack.matrices * ceildiv(n, cut.task_columns) * ceildiv(tiles, cut.task_tiles)
 
 
 def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol, ...]:
@@ -232,6 +280,21 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
     return code
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of the inner axes, on some tiles of rows of one right operand.
+
+    ``start`` is its first index along the inner axes up to the one that is cut, ``steps`` its sizes
+    from that one on; ``adds`` tells whether C already holds a part of the sum.
+    """
+
+    matrix: DimLike
+    tiles: tuple[DimLike, DimLike]
+    start: tuple[DimLike, ...]
+    steps: tuple[DimLike, ...]
+    adds: str
+
+
 class _ContractWriter:
     """Writes the loops of one contraction."""
 
@@ -242,16 +305,27 @@ class _ContractWriter:
         self.kind = llvm_type(self.dtype)
         self.lanes = writer.module.machine.lanes(self.dtype)
         self.width = cut.vectors * self.lanes
-        self.batch, self.m, self.n = step.out.dims
-        self.k = step.left.dims[2]
+        _, self.m, self.n, self.k = step.sizes
+        self.stack = stack_of(step, cut.uses_blas)
+        self.inner_dims = (0,) * len(step.inner_dims) if self.k == 0 else step.inner_dims
+        lead = len(step.batch_dims)
+        self.a_steps = step.left.strides[lead + 1:]
+        self.b_steps = step.right.strides[lead:-1]
+        self.per_matrix = ceildiv(self.m, cut.rows)
         self.panel = ""
         if not cut.uses_blas:
-            steps = cut.inner if isinstance(cut.inner, int) \
-                else _deepest(self.width, SIZES[self.dtype])
-            self.panel = writer.name()
-            writer.allocas.append(
-                f"  {self.panel} = alloca {self.kind}, i64 {max(1, steps) * self.width}, "
-                f"align {self.lanes * SIZES[self.dtype]}")
+            self.panel = self.reserve_panel()
+
+    def reserve_panel(self) -> str:
+        """Reserve memory for the panel of a block."""
+        cut, inside = self.cut, prod(self.inner_dims[self.cut.axis + 1:])
+        steps = cut.steps if isinstance(cut.steps, int) \
+            else max(_deepest(self.width, SIZES[self.dtype]) // inside, 1)
+        panel = self.writer.name()
+        self.writer.allocas.append(
+            f"  {panel} = alloca {self.kind}, i64 {max(1, steps * inside) * self.width}, "
+            f"align {self.lanes * SIZES[self.dtype]}")
+        return panel
 
     def address(self, base: str, offset: DimLike) -> str:
         """Write an address."""
@@ -260,13 +334,19 @@ class _ContractWriter:
         return self.writer.emit(
             f"getelementptr {self.kind}, ptr {base}, i64 {self.writer.dim(offset)}")
 
+    def start(self, view: View, matrix: DimLike, above: DimLike = 0) -> DimLike:
+        """Return the offset of a matrix, by its numbers among those of B and above each other."""
+        at = (*split_index(matrix, self.stack.batch), *split_index(above, self.stack.above))
+        return sum((index * stride for index, stride in zip(at, view.strides)), 0)
+
     def tasks(self) -> None:
         """Write the loop over tasks, rows before columns before the batch."""
         writer, cut = self.writer, self.cut
         begin, end, column = Symbol("begin"), Symbol("end"), Symbol("column")
         writer.bind(begin, "%begin")
         writer.bind(end, "%end")
-        down = maximum(ceildiv(self.m, cut.task_rows), 1)
+        tiles = prod(self.stack.above) * self.per_matrix
+        down = maximum(ceildiv(tiles, cut.task_tiles), 1)
         across = maximum(ceildiv(self.n, cut.task_columns), 1)
 
         def body() -> None:
@@ -278,8 +358,8 @@ class _ContractWriter:
             def block() -> None:
                 top = first + as_dim(turn) * cut.merged
                 bottom = minimum(top + cut.merged, last)
-                self.block(floordiv(as_dim(column), across), top * cut.task_rows,
-                           minimum(bottom * cut.task_rows, self.m),
+                self.block(floordiv(as_dim(column), across), top * cut.task_tiles,
+                           minimum(bottom * cut.task_tiles, tiles),
                            modulo(as_dim(column), across) * cut.task_columns)
 
             writer.loop(turn, "0", writer.dim(passes), block)
@@ -287,50 +367,55 @@ class _ContractWriter:
         writer.loop(column, writer.dim(floordiv(as_dim(begin), down)),
                     writer.dim(ceildiv(as_dim(end), down)), body)
 
-    def block(self, batch: DimLike, top: DimLike, bottom: DimLike, left: DimLike) -> None:
-        """Write the work on rows ``top`` to ``bottom`` of the columns from ``left`` on."""
+    def block(self, matrix: DimLike, top: DimLike, bottom: DimLike, left: DimLike) -> None:
+        """Write the work on tiles ``top`` to ``bottom`` of the columns from ``left`` on."""
         right = minimum(left + self.cut.task_columns, self.n)
         if self.cut.uses_blas:
-            self.blas(batch, (top, bottom), (left, right))
+            self.blas(matrix, (top, bottom), (left, right))
         else:
-            self.walk(batch, (top, bottom), (left, right))
+            self.walk(matrix, (top, bottom), (left, right))
         if self.epilogue is not None:
-            self.finish(top, bottom)
+            self.finish(top * self.cut.rows, minimum(bottom * self.cut.rows, self.m))
 
-    def blas(self, batch: DimLike, rows: tuple[DimLike, DimLike],
+    def blas(self, matrix: DimLike, rows: tuple[DimLike, DimLike],
              columns: tuple[DimLike, DimLike]) -> None:
         """Write the call of BLAS."""
         step = self.step
-        (ob, om, _), (lb, lm, _), (rb, _, rn) = (
-            view.strides for view in (step.out, step.left, step.right))
         blas_call(self.writer, step, (rows[1] - rows[0], columns[1] - columns[0], self.k), (
-            self.address("%out", batch * ob + rows[0] * om + columns[0]),
-            self.address("%left", batch * lb + rows[0] * lm),
-            self.address("%right", batch * rb + columns[0] * rn)))
+            self.address("%out", self.start(step.out, matrix) + rows[0] * step.out.strides[-2]
+                         + columns[0]),
+            self.address("%left", self.start(step.left, matrix) + rows[0] * step.left.strides[-2]),
+            self.address("%right", self.start(step.right, matrix)
+                         + columns[0] * step.right.strides[-1])))
 
-    def walk(self, batch: DimLike, rows: tuple[DimLike, DimLike],
+    def walk(self, matrix: DimLike, tiles: tuple[DimLike, DimLike],
              columns: tuple[DimLike, DimLike]) -> None:
-        """Write the loop over blocks of the inner axis; one of no steps stores zeros."""
-        writer, cut = self.writer, self.cut
-        blocks = maximum(ceildiv(self.k, maximum(cut.inner, 1)), 1)
-        inner = Symbol("inner", extent=blocks)
+        """Write the loop over blocks of the inner axes; one of no steps stores zeros."""
+        writer, axis, steps = self.writer, self.cut.axis, maximum(self.cut.steps, 1)
+        outside, size = self.inner_dims[:axis], self.inner_dims[axis]
+        each = maximum(ceildiv(size, steps), 1)
+        blocks = maximum(prod(outside) * each, 1)
+        number = Symbol("inner", extent=blocks)
 
         def body() -> None:
-            start = as_dim(inner) * cut.inner if blocks != 1 else 0
+            at: tuple[DimLike, ...] = (0,) * (axis + 1)
+            if blocks != 1:
+                at = split_index(as_dim(number), (*outside, each))
+            start = (*at[:-1], at[-1] * steps)
+            here = minimum(steps, size - start[-1]) * minimum(prod(outside), 1)
             adds = "true"
             if not self.step.add:
                 adds = "false" if blocks == 1 else writer.emit(
-                    f"icmp ne i64 {writer.dim(as_dim(inner))}, 0")
-            self.panels(batch, rows, columns, start, minimum(cut.inner, self.k - start), adds)
+                    f"icmp ne i64 {writer.dim(as_dim(number))}, 0")
+            self.panels(_Block(matrix, tiles, start, (here, *self.inner_dims[axis + 1:]), adds),
+                        columns)
 
         if blocks == 1:
             body()
         else:
-            writer.loop(inner, "0", writer.dim(blocks), body)
+            writer.loop(number, "0", writer.dim(blocks), body)
 
-    def panels(self, batch: DimLike, rows: tuple[DimLike, DimLike],
-               columns: tuple[DimLike, DimLike], start: DimLike, steps: DimLike,
-               adds: str) -> None:
+    def panels(self, block: _Block, columns: tuple[DimLike, DimLike]) -> None:
         """Write the loop over full panels, and the last, narrower one."""
         writer = self.writer
         left, right = columns
@@ -338,8 +423,7 @@ class _ContractWriter:
         panel = Symbol("panel", extent=full)
 
         def whole() -> None:
-            self.tiles(batch, rows, left + as_dim(panel) * self.width, self.width, start, steps,
-                       adds)
+            self.tiles(block, left + as_dim(panel) * self.width, self.width)
 
         if not (isinstance(self.n, int) and self.n < self.width):
             writer.loop(panel, "0", writer.dim(full), whole)
@@ -348,52 +432,73 @@ class _ContractWriter:
         at = left + full * self.width
         more = writer.emit(f"icmp slt i64 {writer.dim(at)}, {writer.dim(right)}")
         width: DimLike = self.n % self.width if isinstance(self.n, int) else right - at
-        writer.branch_if(more, lambda: self.tiles(batch, rows, at, width, start, steps, adds))
+        writer.branch_if(more, lambda: self.tiles(block, at, width))
 
-    def tiles(self, batch: DimLike, rows: tuple[DimLike, DimLike], column: DimLike,
-              width: DimLike, start: DimLike, steps: DimLike, adds: str) -> None:
+    def tiles(self, block: _Block, column: DimLike, width: DimLike) -> None:
         """Write the tiles of one panel, from the top row to the bottom row."""
         writer, step, cut = self.writer, self.step, self.cut
-        top, bottom = rows
-        (ob, om, _), (lb, lm, lk), (rb, rk, rn) = (
-            view.strides for view in (step.out, step.left, step.right))
+        top, bottom = block.tiles
         vectors = ceildiv(width, self.lanes) if isinstance(width, int) else cut.vectors
         masks = not isinstance(width, int) or width % self.lanes != 0
         height = min(cut.rows, self.m) if isinstance(self.m, int) else cut.rows
         clamps = not isinstance(self.m, int) or self.m % height != 0
-        b = self.address("%right", batch * rb + start * rk + column * rn)
+        depth = len(block.steps)
+        inner_start = sum((at * stride for at, stride in zip(block.start, self.b_steps)), 0)
+        b = self.address("%right", self.start(step.right, block.matrix) + inner_start
+                         + column * step.right.strides[-1])
 
-        def tile(source: Source, row: DimLike) -> None:
+        def tile(source: Source, number: DimLike) -> None:
             kernel = micro_kernel(writer.module, Tile(
-                self.dtype, self.lanes, height, vectors, source, clamps, masks))
-            a = self.address("%left", batch * lb + row * lm + start * lk)
-            c = self.address("%out", batch * ob + row * om + column)
-            m_stride, k_stride, b_stride, c_stride, k, count, valid = map(writer.dim, (
-                lm, lk, rk, om, steps, minimum(bottom - row, height), width))
-            writer.run(
-                f"call void {kernel}(ptr {a}, i64 {m_stride}, i64 {k_stride}, ptr {b}, "
-                f"i64 {b_stride}, ptr {self.panel}, ptr {c}, i64 {c_stride}, i64 {k}, i1 {adds}, "
-                f"i64 {count}, i64 {valid})")
+                self.dtype, self.lanes, height, vectors, source, clamps, masks, depth))
+            above, row = floordiv(number, self.per_matrix), number * cut.rows
+            if self.stack.above:
+                row = modulo(number, self.per_matrix) * cut.rows
+            else:
+                above = 0
+            a = self.address("%left", self.start(step.left, block.matrix, above)
+                             + row * step.left.strides[len(step.batch_dims)]
+                             + sum((at * stride for at, stride in zip(block.start, self.a_steps)),
+                                   0))
+            c = self.address("%out", self.start(step.out, block.matrix, above)
+                             + row * step.out.strides[-2] + column)
+            sizes = [(step.left.strides[len(step.batch_dims)]), step.out.strides[-2],
+                     minimum(self.m - row, height), width]
+            for parts in zip(block.steps, self.a_steps[-depth:], self.b_steps[-depth:]):
+                sizes += parts
+            a_row, c_row, count, valid, *inner = (f"i64 {writer.dim(size)}" for size in sizes)
+            passed = (f"ptr {a}", a_row, f"ptr {b}", f"ptr {self.panel}", f"ptr {c}", c_row,
+                      f"i1 {block.adds}", count, valid, *inner)
+            writer.run(f"call void {kernel}({', '.join(passed)})")
 
-        count = ceildiv(bottom - top, height)
+        count = bottom - top
         number = Symbol("tile", extent=count)
-        source, first = self.start_panel(b, vectors, width, steps)
+        source, first = self.start_panel(b, vectors, width, block.steps)
         if first:
             tile("packing", top)
 
         def following() -> None:
             if first:
-                share = ceildiv(steps, maximum(count, 1))
-                ahead = self.address("%right", batch * rb + column + self.width
-                                     + (start + as_dim(number) * share) * rk)
-                fetch = fetching(writer.module, self.dtype, self.width)
-                writer.run(f"call void {fetch}(ptr {ahead}, i64 {writer.dim(rk)}, "
-                           f"i64 {writer.dim(share)})")
-            tile(source, top + as_dim(number) * height)
+                self.fetch(block, column + self.width, as_dim(number), count)
+            tile(source, top + as_dim(number))
 
         writer.loop(number, str(first), writer.dim(count), following)
 
-    def start_panel(self, b: str, vectors: int, width: DimLike, steps: DimLike
+    def fetch(self, block: _Block, column: DimLike, number: DimLike, count: DimLike) -> None:
+        """Write the prefetch of a part of the next panel, where its rows are evenly spaced."""
+        steps = self.b_steps[-len(block.steps):]
+        if any(outer != size * inner for outer, size, inner in zip(
+                steps, block.steps[1:], steps[1:])):
+            return
+        writer = self.writer
+        share = ceildiv(prod(block.steps), maximum(count, 1))
+        start = sum((at * stride for at, stride in zip(block.start, self.b_steps)), 0)
+        ahead = self.address("%right", self.start(self.step.right, block.matrix) + column + start
+                             + number * share * steps[-1])
+        fetch = fetching(writer.module, self.dtype, self.width)
+        writer.run(f"call void {fetch}(ptr {ahead}, i64 {writer.dim(steps[-1])}, "
+                   f"i64 {writer.dim(share)})")
+
+    def start_panel(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]
                     ) -> tuple[Source, int]:
         """Write what precedes a panel's tiles.
 
@@ -404,21 +509,42 @@ class _ContractWriter:
         first : int
             1 when the first tile has to copy the panel, else 0.
         """
-        writer, (_, rk, rn) = self.writer, self.step.right.strides
+        rn = self.step.right.strides[-1]
         if rn != 1:
-            pack = packing(writer.module, self.dtype, self.lanes)
-            for done in range(0, vectors * self.lanes, self.lanes):
-                source = self.address(b, done * rn)
-                writer.run(
-                    f"call void {pack}(ptr {source}, i64 {writer.dim(rk)}, i64 {writer.dim(rn)}, "
-                    f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps)}, "
-                    f"ptr {self.address(self.panel, done)}, i64 {vectors * self.lanes})")
+            if 0 not in steps:
+                self.pack(b, vectors, width, steps)
             return "packed", 0
-        extent = self.k * rk * SIZES[self.dtype]
+        extent = SIZES[self.dtype] * sum(
+            (size - 1) * stride for size, stride in zip(self.inner_dims, self.b_steps))
         is_near = isinstance(extent, int) and extent <= NEAR_BYTES
-        if is_near or isinstance(self.m, int) and self.m <= self.cut.rows:
+        tiles = prod(self.stack.above) * self.per_matrix
+        if is_near or isinstance(tiles, int) and tiles <= 1:
             return "direct", 0
         return "packed", 1
+
+    def pack(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]) -> None:
+        """Write the copy of a panel whose columns are not neighbours in memory."""
+        writer, rn = self.writer, self.step.right.strides[-1]
+        function = packing(writer.module, self.dtype, self.lanes)
+        strides = self.b_steps[-len(steps):]
+        runs = prod(steps[:-1])
+        run = Symbol("run", extent=runs)
+
+        def body() -> None:
+            at = split_index(as_dim(run), steps[:-1]) if runs != 1 else ()
+            place = sum((index * stride for index, stride in zip(at, strides)), 0)
+            row = as_dim(run) * steps[-1] * vectors * self.lanes if runs != 1 else 0
+            for done in range(0, vectors * self.lanes, self.lanes):
+                writer.run(
+                    f"call void {function}(ptr {self.address(b, place + done * rn)}, "
+                    f"i64 {writer.dim(strides[-1])}, i64 {writer.dim(rn)}, "
+                    f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps[-1])}, "
+                    f"ptr {self.address(self.panel, row + done)}, i64 {vectors * self.lanes})")
+
+        if runs == 1:
+            body()
+        else:
+            writer.loop(run, "0", writer.dim(runs), body)
 
     def finish(self, top: DimLike, bottom: DimLike) -> None:
         """Write the call of the epilogue on finished rows."""

@@ -245,7 +245,7 @@ class _RunEmitter:
         """Write the kernel of a contraction's epilogue."""
         if step.epilogue is None:
             return None
-        loop, (_, rows, columns) = parallel_loop(step.epilogue.nest), step.out.dims
+        loop, (rows, columns) = parallel_loop(step.epilogue.nest), step.out.dims[-2:]
         unit = 1 if loop.extent == rows else columns
         code, signature = self.kernels.get(step.epilogue.nest, unit)
         return Epilogue(code, unit, signature)

@@ -3,13 +3,14 @@
 A *micro-kernel* keeps a tile of the product, ``rows`` by ``vectors`` vector registers, in registers
 while it walks the inner axis::
 
-    C[0:rows, 0:vectors*lanes] (+)= sum_k A[0:rows, k] B[k, 0:vectors*lanes]
+    C[0:rows, 0:vectors*lanes] (+)= sum_k.. A[0:rows, k..] B[k.., 0:vectors*lanes]
 
 Elements of A are broadcast from memory, at any row and inner stride, so that a transposed operand
-is only other strides.  Rows of B are loaded as vectors: from where B lies, or from a *panel*, a
-copy of ``vectors*lanes`` columns whose rows follow each other (one stream of cache lines, instead
-of a line of each row).  The first tile of a column of tiles copies the panel while it works, which
-costs next to nothing: its stores wait for no arithmetic unit.
+is only other strides; several inner axes are nested loops around the same totals.  Rows of B are
+loaded as vectors: from where B lies, or from a *panel*, a copy of ``vectors*lanes`` columns whose
+rows follow each other (one stream of cache lines, instead of a line of each row).  The first tile
+of a column of tiles copies the panel while it works, which costs next to nothing: its stores wait
+for no arithmetic unit.
 
 Each micro-kernel is a function of its own, shared by all products of a module; constants that all
 its calls agree on are propagated into it by LLVM.
@@ -53,6 +54,8 @@ class Tile:
         stored once or more often with the same value.
     masks : bool
         Whether a call may ask for fewer columns.
+    depth : int
+        Number of inner axes.
     """
 
     dtype: str
@@ -62,6 +65,7 @@ class Tile:
     source: Source = "direct"
     clamps: bool = False
     masks: bool = False
+    depth: int = 1
 
     @property
     def columns(self) -> int:
@@ -71,14 +75,21 @@ class Tile:
     @property
     def name(self) -> str:
         """The function's name in its module."""
-        marks = ("clamped." if self.clamps else "") + ("masked." if self.masks else "")
+        marks = ("clamped." if self.clamps else "") + ("masked." if self.masks else "") \
+            + (f"{self.depth}deep." if self.depth > 1 else "")
         return f"tx.gemm.{self.dtype}.{self.rows}x{self.columns}.{marks}{self.source}"
 
 
-PARAMETERS = ("ptr %a", "i64 %a.row", "i64 %a.step", "ptr %b", "i64 %b.step", "ptr %panel",
-              "ptr %c", "i64 %c.row", "i64 %k", "i1 %add", "i64 %rows", "i64 %columns")
-"""Of a micro-kernel: strides count elements; ``add`` asks to add to C what was computed; ``rows``
-and ``columns`` count where the tile clamps and masks."""
+def parameters(depth: int) -> tuple[str, ...]:
+    """Return the parameters of a micro-kernel.
+
+    Strides count elements.  Of each inner axis, the outermost first, there are the number of steps
+    and the strides of A and B; ``add`` asks to add to C what was computed; ``rows`` and ``columns``
+    count where the tile clamps and masks.
+    """
+    return ("ptr %a", "i64 %a.row", "ptr %b", "ptr %panel", "ptr %c", "i64 %c.row", "i1 %add",
+            "i64 %rows", "i64 %columns",
+            *(f"i64 %{name}{axis}" for axis in range(depth) for name in ("k", "a.step", "b.step")))
 
 
 def micro_kernel(module: Module, tile: Tile) -> str:
@@ -97,8 +108,10 @@ class _TileWriter:
         self.kind = llvm_type(tile.dtype)
         self.vector = f"<{tile.lanes} x {self.kind}>"
         self.suffix = f"v{tile.lanes}f{8 * SIZES[tile.dtype]}"
-        self.writer = FunctionWriter(module, f"define internal void @{tile.name}"
-                                             f"({', '.join(PARAMETERS)}) noinline nounwind")
+        self.writer = FunctionWriter(
+            module, f"define internal void @{tile.name}({', '.join(parameters(tile.depth))}) "
+                    "noinline nounwind")
+        self.states = ["ptr", "ptr", "ptr", *[self.vector] * (tile.rows * tile.vectors)]
         self.masks = [self._mask(v) if tile.masks else "" for v in range(tile.vectors)]
 
     def text(self) -> str:
@@ -107,9 +120,8 @@ class _TileWriter:
         a_rows = [self._row_offset("%a.row", row) for row in range(tile.rows)]
         places = self._places()
         self._fetch(places)
-        states = ["ptr", "ptr", "ptr", *[self.vector] * (tile.rows * tile.vectors)]
-        starts = ["%a", "%b", "%panel", *["zeroinitializer"] * (tile.rows * tile.vectors)]
-        ends = writer.carry("%k", states, starts, lambda now: self._step(now, a_rows))
+        start = ["%a", "%b", "%panel", *["zeroinitializer"] * (tile.rows * tile.vectors)]
+        ends = self._walk(0, start, a_rows)
         totals = ends[3:]
         writer.branch_if("%add", lambda: self._store(self._added(totals, places), places,
                                                      leaves=True))
@@ -117,6 +129,17 @@ class _TileWriter:
         writer.run("ret void")
         writer.finish()
         return writer.module.functions.pop()
+
+    def _walk(self, axis: int, start: list[str], a_rows: list[str]) -> list[str]:
+        """Write the loops over the inner axes from ``axis`` on; return the last state."""
+        def step(now: list[str]) -> list[str]:
+            is_last = axis + 1 == self.tile.depth
+            later = self._step(now, a_rows) if is_last else self._walk(axis + 1, now, a_rows)
+            b = now[1] if self.tile.source == "packed" else self._at(now[1], f"%b.step{axis}")
+            # The panel's rows follow each other, whatever axes they belong to.
+            return [self._at(now[0], f"%a.step{axis}"), b, *later[2:]]
+
+        return self.writer.carry(f"%k{axis}", self.states, start, step)
 
     def _row_offset(self, stride: str, row: int) -> str:
         if row == 0:
@@ -155,7 +178,8 @@ class _TileWriter:
         return self.writer.emit(f"load {self.vector}, ptr {address}, align {align}")
 
     def _step(self, now: list[str], a_rows: list[str]) -> list[str]:
-        """Write one step along the inner axis; return the next state."""
+        """Write one step along the innermost axis; return the state but for A's and B's addresses,
+        which the caller moves."""
         writer, tile = self.writer, self.tile
         a, b, panel, totals = now[0], now[1], now[2], now[3:]
         source = panel if tile.source == "packed" else b
@@ -181,9 +205,8 @@ class _TileWriter:
                 following.append(writer.emit(
                     f"call {self.vector} {fma}({self.vector} {every}, {self.vector} {loaded[v]}, "
                     f"{self.vector} {old})"))
-        is_packed = tile.source == "packed"
-        return [self._at(a, "%a.step"), b if is_packed else self._at(b, "%b.step"),
-                panel if tile.source == "direct" else self._at(panel, tile.columns), *following]
+        following_panel = panel if tile.source == "direct" else self._at(panel, tile.columns)
+        return [a, b, following_panel, *following]
 
     def _places(self) -> list[str]:
         """Write the addresses of the tile's vectors in C."""

@@ -25,6 +25,8 @@ class Machine:
         Whether CBLAS can be called.
     is_optimised : bool
         Whether LLVM optimises the code; what is not is slow.
+    has_float16 : bool
+        Whether there are instructions that convert between float16 and float32.
     """
 
     vector_bytes: int = 16
@@ -32,6 +34,7 @@ class Machine:
     registers: int = 16
     has_blas: bool = False
     is_optimised: bool = True
+    has_float16: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of a dtype a vector register holds."""
@@ -49,6 +52,9 @@ define void @probe(ptr %at, <8 x i1> %eight, <16 x i1> %sixteen) {
                                         <8 x i1> %eight)
   call void @llvm.masked.store.v16i8.p0(<16 x i8> zeroinitializer, ptr %at, i32 1,
                                         <16 x i1> %sixteen)
+  %half = load <8 x half>, ptr %at, align 2
+  %single = fpext <8 x half> %half to <8 x float>
+  store <8 x float> %single, ptr %at, align 4
   ret void
 }"""
 
@@ -61,7 +67,7 @@ def probe(target: llvm.TargetMachine) -> Machine:
     """
     if not target.triple.startswith(("x86_64", "i386", "i686")):
         is_arm = target.triple.startswith(("aarch64", "arm64"))
-        return Machine(registers=32 if is_arm else 16)
+        return Machine(registers=32 if is_arm else 16, has_float16=is_arm)
     text = target.emit_assembly(llvm.parse_assembly(_PROBE))
     width = 64 if "zmm" in text else 32 if "ymm" in text else 16
     sizes: tuple[int, ...] = ()
@@ -69,4 +75,5 @@ def probe(target: llvm.TargetMachine) -> Machine:
         sizes = (1, 2, 4, 8)
     elif "vmaskmov" in text:
         sizes = (4, 8)
-    return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16)
+    return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16,
+                   has_float16="vcvtph2ps" in text)

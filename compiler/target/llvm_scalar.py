@@ -1,7 +1,8 @@
 """The primitive scalar operations in LLVM IR: one emitter for each row of ``scalar.SCALARS``.
 
 Each is written on one element, or on ``lanes`` of them side by side in a vector ``<lanes x T>``.
-Bools are ``i1`` in registers and ``i8`` (0 or 1) in memory.  No operation traps.
+Bools are ``i1`` in registers and ``i8`` (0 or 1) in memory, halves ``i16`` in both.  No operation
+traps, and none becomes a call of a library.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..dtypes import SIZES, is_float
+from ...runtime.artifact import numpy_dtype
+from ..dtypes import FLOATS, HALVES, SIZES, is_float
+from ..loop.half import conversion
 from ..loop.ir import Const, Scalar
+from ..loop.walk import postorder
 from .llvm_writer import FunctionWriter
 
 CONTRACT = "contract"
@@ -27,7 +31,7 @@ def llvm_type(dtype: str, lanes: int = 1) -> str:
     """Return the LLVM type of a dtype, or of a vector of it, in registers."""
     if dtype == "bool":
         kind = "i1"
-    elif is_float(dtype):
+    elif dtype in FLOATS:
         kind = "float" if dtype == "float32" else "double"
     else:
         kind = f"i{8 * SIZES[dtype]}"
@@ -53,6 +57,8 @@ def constant(value: bool | int | float, dtype: str, lanes: int = 1) -> str:
     """Return a literal, in every lane; floats as the bits of a double, which LLVM reads exactly."""
     if dtype == "bool":
         text = "true" if value else "false"
+    elif dtype in HALVES:
+        text = str(int(np.asarray(value, numpy_dtype(dtype)).view("uint16")))
     elif not is_float(dtype):
         text = str(int(value))
     elif value != value:
@@ -81,7 +87,7 @@ def identity(combine: str, dtype: str, lanes: int = 1) -> str:
 
 def suffix(dtype: str, lanes: int = 1) -> str:
     """Return how intrinsics name a dtype, or a vector of it."""
-    name = f"f{8 * SIZES[dtype]}" if is_float(dtype) else llvm_type(dtype)
+    name = f"f{8 * SIZES[dtype]}" if dtype in FLOATS else llvm_type(dtype)
     return name if lanes == 1 else f"v{lanes}{name}"
 
 
@@ -259,6 +265,8 @@ def _cast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> 
     value = args[0]
     if source == target:
         return value
+    if source in HALVES or target in HALVES:
+        return cast_half(writer, source, target, value, lanes)
     if target == "bool":
         if is_float(source):
             return writer.emit(f"fcmp une {old} {value}, {constant(0.0, source, lanes)}")
@@ -279,6 +287,30 @@ def _cast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> 
     if source != "bool" and SIZES[target] < SIZES[source]:
         return writer.emit(f"trunc {old} {value} to {new}")
     return writer.emit(f"{'sext' if signed else 'zext'} {old} {value} to {new}")
+
+
+def cast_half(writer: FunctionWriter, source: str, target: str, value: str, lanes: int) -> str:
+    """Write a conversion between float32 and a half: an instruction, or integer arithmetic.
+
+    LLVM rounds to bfloat16 by calling a library, which is not there, or by instructions that take
+    denormal numbers for zero.
+    """
+    bits, half, single = (vector_of(kind, lanes) for kind in ("i16", "half", "float"))
+    if "bfloat16" not in (source, target) and writer.module.machine.has_float16:
+        if target == "float32":
+            return writer.emit(f"fpext {half} {writer.emit(f'bitcast {bits} {value} to {half}')} "
+                               f"to {single}")
+        return writer.emit(f"bitcast {half} {writer.emit(f'fptrunc {single} {value} to {half}')} "
+                           f"to {bits}")
+    parameter, root = conversion(source, target)
+    values = {id(parameter): value}
+    for node in postorder(root):
+        if isinstance(node, Const):
+            values[id(node)] = constant(node.value, node.dtype, lanes)
+        elif isinstance(node, Scalar):
+            args = [values[id(arg)] for arg in node.args]
+            values[id(node)] = EMITTERS[node.name](writer, node, args, lanes)
+    return values[id(root)]
 
 
 def _bitcast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
