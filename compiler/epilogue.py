@@ -55,19 +55,26 @@ def attach_epilogues(program: Program) -> Program:
 def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
     """Return the latest product that the kernel at ``place`` can be the epilogue of."""
     kernel = steps[place]
+    missing = {root for root in _roots(kernel.reads) if root.role in ("temporary", "output")}
     for number in range(place - 1, -1, -1):
+        if not missing:
+            return None
         product = steps[number]
+        written = missing.intersection(_roots(writes_of(product)))
+        if not written:
+            continue
+        crosses = number < commit <= place
         if isinstance(product, Contract) and product.epilogue is None \
                 and is_row_wise(product, kernel) and not _is_one_task(product):
-            crosses = number < commit <= place
             between = steps[number + 1:place]
             moved = product if crosses else kernel
             if all(_commute(moved, step) for step in between) \
                     and not (crosses and _is_long(product)):
                 return number
             return None
-        if set(_roots(writes_of(product))) & set(_roots(kernel.reads)):
+        if place < commit:
             return None
+        missing -= written  # an update stays where it is: a product would come to it
     return None
 
 

@@ -142,6 +142,7 @@ def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
     fuser = _Fuser(forced, update_only, checked_nodes(nodes), enabled)
     if sum(map(cost_of, nodes)) > HUGE_TOTAL:
         fuser.limit = HUGE_WEIGHT
+    fuser.separate(nodes)
     for node in nodes:
         fuser.place(node)
     return fuser.finish(nodes, outputs)
@@ -156,6 +157,7 @@ class _Fuser:
         self.by_space: dict[tuple, list[Cluster]] = defaultdict(list)
         self.clusters: list[Cluster] = []
         self.limit = MAX_WEIGHT
+        self.parts: dict[int, int] = {}
 
     # -- forward: place every node ---------------------------------------------------------------
 
@@ -165,13 +167,38 @@ class _Fuser:
         return isinstance(lower, IndexLowering) and lower.is_view \
             and id(node.outputs[0]) not in self.forced
 
+    def separate(self, nodes: Sequence[Apply]) -> None:
+        """Find what each node reads, and which updates have nothing to do with each other.
+
+        Updates that share no array of their size gain nothing from one loop, and lose: one may
+        have to wait for what the other reads, no product can take both, and kernels of other
+        numbers of updates are not equal to this one.
+        """
+        parent: dict[int, int] = {}
+
+        def part_of(key: int) -> int:
+            while parent.setdefault(key, key) != key:
+                parent[key] = key = parent[parent[key]]
+            return key
+
+        for node in nodes:
+            if self.is_skipped(node):
+                continue
+            out = node.outputs[0]
+            stop = self.forced - {id(out)} if id(out) in self.forced else self.forced
+            reads = self.reads[id(node)] = reads_of_node(node, stop)
+            if id(node) in self.update_only:
+                for read in reads:
+                    if read.variable.type.dims == out.type.dims:
+                        parent[part_of(id(read.variable))] = part_of(id(out))
+        self.parts = {id(node): part_of(id(node.outputs[0])) for node in nodes
+                      if id(node) in self.update_only and node.outputs[0].ndim > 0}
+
     def place(self, node: Apply) -> None:
         """Put a node into the best cluster that may take it, or into a new one."""
         if self.is_skipped(node):
             return
-        stop = self.forced - {id(node.outputs[0])} if id(node.outputs[0]) in self.forced \
-            else self.forced
-        reads = self.reads[id(node)] = reads_of_node(node, stop)
+        reads = self.reads[id(node)]
         lower = node.op.lower
         if isinstance(lower, ViewLowering):
             self._place_step(node, reads, is_alias=True)
@@ -213,7 +240,7 @@ class _Fuser:
                     break
             else:
                 minimum = max([minimum] + [home.depth + 1 for home in fusable])
-                for cluster in reversed(self.by_space[space][-8:]):
+                for cluster in reversed(self.by_space[space, self.parts.get(id(node))][-8:]):
                     if cluster.depth >= minimum and cluster.is_update == is_update \
                             and _accepts(cluster, node, space, reduced, self.limit - cost):
                         chosen = cluster
@@ -221,7 +248,7 @@ class _Fuser:
         if chosen is None:
             depth = max([minimum] + [home.depth + 1 for home in fusable])
             chosen = self._new(depth, space, is_update=is_update)
-            self.by_space[space].append(chosen)
+            self.by_space[space, self.parts.get(id(node))].append(chosen)
         if reduced is not None:
             chosen.reduced = reduced
             chosen.reductions += 1
