@@ -15,7 +15,7 @@ from ..dims import DimLike, as_dim, proves_nonnegative
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
-from ..program import Contract, Copy, For, Kernel, Program, Step, bytes_of, writes_of
+from ..program import Contract, Copy, For, Group, Kernel, Program, Step, bytes_of, writes_of
 from .cuda_contract import contract
 from .cuda_kernel import KernelCode, Module, emit_kernel
 from .cuda_schedule import copy_nest, parts_of, schedule
@@ -114,8 +114,10 @@ def build(program: Program) -> Build:
     return _Builder(program).build()
 
 
-def scheduled(step: Kernel | Contract | Copy) -> tuple[Nest, ...]:
-    """Return the scheduled nests of a step that is no loop."""
+def scheduled(step: Kernel | Contract | Copy | Group) -> tuple[Nest, ...]:
+    """Return the scheduled nests of a step that is no loop; a group is run kernel by kernel."""
+    if isinstance(step, Group):
+        return tuple(nest for kernel in step.kernels for nest in scheduled(kernel))
     if isinstance(step, Kernel):
         return schedule(step.nest)
     if isinstance(step, Contract):
