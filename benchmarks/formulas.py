@@ -22,6 +22,7 @@ LEARNING_RATE, MOMENTUM, DECAY = 0.01, 0.9, 0.01
 """Of the MLP step; decay is of the logistic regression's L2 penalty."""
 
 LOGISTIC_RATE = 0.1
+ADAM_RATE, BETA1, BETA2, ADAM_EPSILON = 0.001, 0.9, 0.999, 1e-8
 EPSILON = 1e-5
 
 
@@ -105,6 +106,24 @@ def mlp_first_step(images: Array, labels: Array, *parameters: Array) -> list[Arr
     loss, new, _ = mlp_step(images, labels, list(parameters),
                             [np.zeros_like(p) for p in parameters])
     return [loss, *new]
+
+
+def adam_step(parameters: list[Array], gradients: list[Array], means: list[Array],
+              squares: list[Array], step: int) -> list[list[Array]]:
+    """Return parameters, means and squares after a step of Adam (Kingma and Ba, 2015)."""
+    means = [BETA1 * m + (1 - BETA1) * g for m, g in zip(means, gradients)]
+    squares = [BETA2 * v + (1 - BETA2) * g * g for v, g in zip(squares, gradients)]
+    rate = ADAM_RATE * math.sqrt(1 - BETA2 ** step) / (1 - BETA1 ** step)
+    parameters = [p - rate * m / (np.sqrt(v) + ADAM_EPSILON)
+                  for p, m, v in zip(parameters, means, squares)]
+    return [parameters, means, squares]
+
+
+def adam_first_step(*arrays: Array) -> list[Array]:
+    """Return parameters, given first, after a step of Adam along their gradients."""
+    parameters, gradients = arrays[:len(arrays) // 2], arrays[len(arrays) // 2:]
+    zeros = [np.zeros_like(p) for p in parameters]
+    return adam_step(list(parameters), list(gradients), zeros, zeros, 1)[0]
 
 
 def matmul(left: Array, right: Array) -> list[Array]:

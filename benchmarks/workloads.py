@@ -5,6 +5,7 @@ Imported by the script that compares and by every process that is compared, so i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ OPTIONS, RESIDUALS = 1 << 22, 1_000_000
 LOGISTIC = (400, 784)
 MLP = (784, 256, 256, 10)
 BATCH = 100
+PARAMETERS, SMALL = 100, ((64, 64), (64,))
 
 SQUARES = (16, 32, 64, 100, 128, 200, 256, 512, 1024, 2048)
 SHAPES = (*((n, n, n) for n in SQUARES),
@@ -129,6 +131,13 @@ def _digits(dtype: str) -> Arrays:
     return data
 
 
+def _parameters(dtype: str) -> Arrays:
+    rng = np.random.default_rng(5)
+    shapes = [SMALL[k % 2] for k in range(PARAMETERS)]
+    return {f"{kind}{k}": rng.standard_normal(shape).astype(dtype)
+            for kind in ("parameter", "gradient") for k, shape in enumerate(shapes)}
+
+
 def _matrices(shape: tuple[int, int, int], dtype: str) -> Arrays:
     rows, inner, columns = shape
     return {"left": _random(rows, inner).astype(dtype),
@@ -182,6 +191,9 @@ def _workloads() -> list[Workload]:
                       bytes=4.0 * LOGISTIC[0] * LOGISTIC[1])),
         Workload("mlp_step", "MLP step 784-256-256-10, batch 100", "mlp", "float32",
                  partial(_digits, "float32"), formulas.mlp_first_step, _mlp_cost()),
+        Workload("adam_step", f"Adam, {PARAMETERS} small parameters", "adam", "float32",
+                 partial(_parameters, "float32"), formulas.adam_first_step,
+                 Cost(bytes=28.0 * PARAMETERS // 2 * sum(map(math.prod, SMALL)))),
     ]
     return made + [_product(shape) for shape in SHAPES]
 
@@ -189,7 +201,7 @@ def _workloads() -> list[Workload]:
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _workloads()}
 
 COMPILED: dict[str, Workload] = {name: WORKLOADS[name] for name in (
-    "logistic_regression", "mlp_step")}
+    "logistic_regression", "mlp_step", "adam_step")}
 """Workloads whose first call is timed."""
 
 COMPILED["elementwise_300"] = Workload(

@@ -18,7 +18,7 @@ from dataclasses import replace
 from .dims import DimLike, as_dim, prod, proves_equal
 from .loop.ir import Buffer, Check, For
 from .loop.walk import loads, operands, statements, target_access
-from .program import Contract, Kernel, Program, Step, reads_of, writes_of
+from .program import Contract, Kernel, Program, Step, commute, roots, writes_of
 
 LONGEST_LATE = 1 << 29
 """Floating-point operations that a product may take behind ``commit``: some milliseconds."""
@@ -55,19 +55,26 @@ def attach_epilogues(program: Program) -> Program:
 def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
     """Return the latest product that the kernel at ``place`` can be the epilogue of."""
     kernel = steps[place]
+    missing = {root for root in roots(kernel.reads) if root.role in ("temporary", "output")}
     for number in range(place - 1, -1, -1):
+        if not missing:
+            return None
         product = steps[number]
+        written = missing.intersection(roots(writes_of(product)))
+        if not written:
+            continue
+        crosses = number < commit <= place
         if isinstance(product, Contract) and product.epilogue is None \
                 and is_row_wise(product, kernel) and not _is_one_task(product):
-            crosses = number < commit <= place
             between = steps[number + 1:place]
             moved = product if crosses else kernel
-            if all(_commute(moved, step) for step in between) \
+            if all(commute(moved, step) for step in between) \
                     and not (crosses and _is_long(product)):
                 return number
             return None
-        if set(_roots(writes_of(product))) & set(_roots(kernel.reads)):
+        if place < commit:
             return None
+        missing -= written  # an update stays where it is: a product would come to it
     return None
 
 
@@ -78,9 +85,8 @@ def is_row_wise(product: Contract, kernel: Kernel) -> bool:
     out = product.out.buffer.root()
     if batch != 1 or product.out.offset != 0 or not _is_contiguous(product):
         return False
-    if out not in _roots(kernel.reads) or out in _roots(kernel.writes) \
-            or {product.left.buffer.root(), product.right.buffer.root()} & set(
-                _roots(kernel.writes)):
+    if out not in roots(kernel.reads) or out in roots(kernel.writes) \
+            or {product.left.buffer.root(), product.right.buffer.root()} & roots(kernel.writes):
         return False
     loop = kernel.nest.body[0] if len(kernel.nest.body) == 1 else None
     if not isinstance(loop, For) or loop.mark != "parallel" \
@@ -126,14 +132,3 @@ def _is_one_task(product: Contract) -> bool:
 def _is_long(product: Contract) -> bool:
     flops = 2 * prod(product.sizes)
     return not isinstance(flops, int) or flops > LONGEST_LATE
-
-
-def _commute(moved: Step, other: Step) -> bool:
-    """Return whether two steps may change places: neither writes what the other touches."""
-    written, touched = set(_roots(writes_of(moved))), set(_roots(reads_of(moved)))
-    return not written & {*_roots(reads_of(other)), *_roots(writes_of(other))} \
-        and not touched & set(_roots(writes_of(other)))
-
-
-def _roots(buffers: tuple[Buffer, ...]) -> list[Buffer]:
-    return [buffer.root() for buffer in buffers]

@@ -142,7 +142,11 @@ def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
     fuser = _Fuser(forced, update_only, checked_nodes(nodes), enabled)
     if sum(map(cost_of, nodes)) > HUGE_TOTAL:
         fuser.limit = HUGE_WEIGHT
-    for node in nodes:
+    early, late = fuser.separate(nodes)
+    for node in early:
+        fuser.place(node)
+    fuser.find_floors(late)
+    for node in late:
         fuser.place(node)
     return fuser.finish(nodes, outputs)
 
@@ -156,6 +160,8 @@ class _Fuser:
         self.by_space: dict[tuple, list[Cluster]] = defaultdict(list)
         self.clusters: list[Cluster] = []
         self.limit = MAX_WEIGHT
+        self.parts: dict[int, int] = {}
+        self.floors: dict[int, int] = {}
 
     # -- forward: place every node ---------------------------------------------------------------
 
@@ -165,13 +171,60 @@ class _Fuser:
         return isinstance(lower, IndexLowering) and lower.is_view \
             and id(node.outputs[0]) not in self.forced
 
+    def separate(self, nodes: Sequence[Apply]) -> tuple[list[Apply], list[Apply]]:
+        """Find what each node reads, and which updates have nothing to do with each other.
+
+        Updates that share no array of their size gain nothing from one loop, and lose: one may
+        have to wait for what the other reads, no product can take both, and kernels of other
+        numbers of updates are not equal to this one.
+
+        Returns
+        -------
+        early, late : list of Apply
+            Nodes that no update of an array comes before, and the others.
+        """
+        parent: dict[int, int] = {}
+
+        def part_of(key: int) -> int:
+            while parent.setdefault(key, key) != key:
+                parent[key] = key = parent[parent[key]]
+            return key
+
+        for node in nodes:
+            if self.is_skipped(node):
+                continue
+            out = node.outputs[0]
+            stop = self.forced - {id(out)} if id(out) in self.forced else self.forced
+            reads = self.reads[id(node)] = reads_of_node(node, stop)
+            if id(node) in self.update_only:
+                for read in reads:
+                    if read.variable.type.dims == out.type.dims:
+                        parent[part_of(id(read.variable))] = part_of(id(out))
+        self.parts = {id(node): part_of(id(node.outputs[0])) for node in nodes
+                      if id(node) in self.update_only and id(node) in self.reads
+                      and node.outputs[0].ndim > 0}
+        early, late, after = [], [], set()
+        for node in nodes:
+            is_late = id(node) in self.parts or any(id(source) in after for source in node.inputs)
+            (late if is_late else early).append(node)
+            if is_late:
+                after.update(map(id, node.outputs))
+        return early, late
+
+    def find_floors(self, late: Sequence[Apply]) -> None:
+        """Note for each set of updates the first depth at which all that it needs is there, so
+        that its members can meet in one cluster."""
+        for node in late:
+            part = self.parts.get(id(node))
+            if part is not None:
+                self.floors[part] = max([self.floors.get(part, 0)] + [
+                    home.depth + 1 for _, home in self._homes(self.reads[id(node)])])
+
     def place(self, node: Apply) -> None:
         """Put a node into the best cluster that may take it, or into a new one."""
         if self.is_skipped(node):
             return
-        stop = self.forced - {id(node.outputs[0])} if id(node.outputs[0]) in self.forced \
-            else self.forced
-        reads = self.reads[id(node)] = reads_of_node(node, stop)
+        reads = self.reads[id(node)]
         lower = node.op.lower
         if isinstance(lower, ViewLowering):
             self._place_step(node, reads, is_alias=True)
@@ -200,8 +253,10 @@ class _Fuser:
         is_update = id(node) in self.update_only
         homes = self._homes(reads)
         fusable = [home for read, home in homes if _is_aligned(read, home)]
+        part = self.parts.get(id(node))
         minimum = max((home.depth + 1 for read, home in homes if not _is_aligned(read, home)),
                       default=0)
+        minimum = max(minimum, self.floors.get(part, 0))
         cost = cost_of(node)
         chosen = None
         if self.enabled:
@@ -213,7 +268,7 @@ class _Fuser:
                     break
             else:
                 minimum = max([minimum] + [home.depth + 1 for home in fusable])
-                for cluster in reversed(self.by_space[space][-8:]):
+                for cluster in reversed(self.by_space[space, part][-8:]):
                     if cluster.depth >= minimum and cluster.is_update == is_update \
                             and _accepts(cluster, node, space, reduced, self.limit - cost):
                         chosen = cluster
@@ -221,7 +276,7 @@ class _Fuser:
         if chosen is None:
             depth = max([minimum] + [home.depth + 1 for home in fusable])
             chosen = self._new(depth, space, is_update=is_update)
-            self.by_space[space].append(chosen)
+            self.by_space[space, part].append(chosen)
         if reduced is not None:
             chosen.reduced = reduced
             chosen.reductions += 1

@@ -11,6 +11,7 @@
     bufferize  fusion, lowering to loop nests, buffers, in-place updates
     attach     kernels that follow a product run on its rows while they are in the cache
     remat      under a memory budget: values that are recomputed rather than kept
+    group      without a budget, on the CPU: independent kernels share a parallel region
     plan       offsets of temporaries in the arena
     emit       code for the target
 
@@ -111,6 +112,10 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
         from .remat import rematerialize
         with stages.timed("rematerialize"):
             program = rematerialize((program, plain), options.memory_budget, options.size_hints)
+    elif "groups" not in options.disabled and options.device == "cpu":
+        from .group import group_kernels
+        with stages.timed("group"):
+            program = group_kernels(program)
     with stages.timed("plan"):
         program = plan_memory(program, "reuse_memory" not in options.disabled)
     stages.program = program

@@ -9,6 +9,7 @@
                                                       epilogue, a Kernel, on each row
              |  Copy(source, target)                  same dtype and number of elements
              |  For(index, extent, body)              steps repeated, index = 0 .. extent-1
+             |  Group(kernels)                        kernels in any order, or at once
 
 Values became buffers (``bufferize.py``), so mutation exists from here on.  Buffers whose ``base``
 is set share memory with it.  Sizes are dims over ``Program.symbols``, all known when a call starts:
@@ -20,7 +21,7 @@ From step ``commit`` on, shared variables may change: no step there can fail or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, Union
 
@@ -128,7 +129,14 @@ class For:
     body: tuple[Step, ...]
 
 
-Step: TypeAlias = Union[Kernel, Contract, Copy, For]
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Run kernels of which none writes what another one touches: a target may run them together."""
+
+    kernels: tuple[Kernel, ...]
+
+
+Step: TypeAlias = Union[Kernel, Contract, Copy, For, Group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +225,7 @@ def reads_of(step: Step) -> tuple[Buffer, ...]:
         return tuple(dict.fromkeys([*found, *(b for b in after if b.root() is not own)]))
     if isinstance(step, Copy):
         return (step.source,)
-    return tuple(dict.fromkeys(b for inner in step.body for b in reads_of(inner)))
+    return tuple(dict.fromkeys(b for inner in inner_steps(step) for b in reads_of(inner)))
 
 
 def writes_of(step: Step) -> tuple[Buffer, ...]:
@@ -229,4 +237,21 @@ def writes_of(step: Step) -> tuple[Buffer, ...]:
         return tuple(dict.fromkeys([step.out.buffer, *after]))
     if isinstance(step, Copy):
         return (step.target,)
-    return tuple(dict.fromkeys(b for inner in step.body for b in writes_of(inner)))
+    return tuple(dict.fromkeys(b for inner in inner_steps(step) for b in writes_of(inner)))
+
+
+def inner_steps(step: For | Group) -> tuple[Step, ...]:
+    """Return the steps that a step is made of."""
+    return step.body if isinstance(step, For) else step.kernels
+
+
+def commute(one: Step, other: Step) -> bool:
+    """Return whether two steps may change places: neither writes what the other touches."""
+    written, touched = roots(writes_of(one)), roots(reads_of(one))
+    return written.isdisjoint(roots(reads_of(other)) | roots(writes_of(other))) \
+        and touched.isdisjoint(roots(writes_of(other)))
+
+
+def roots(buffers: Iterable[Buffer]) -> set[Buffer]:
+    """Return the buffers that own the memory of some buffers."""
+    return {buffer.root() for buffer in buffers}

@@ -16,7 +16,7 @@ from .dtypes import SIZES
 from .loop.interpret import run_nest
 from .loop.ir import Buffer
 from .loop.scalar import convert
-from .program import Contract, Copy, For, Kernel, Program, Step, View
+from .program import Contract, Copy, For, Group, Kernel, Program, Step, View
 
 
 def run_program(program: Program, inputs: Sequence[np.ndarray], shared: Sequence[np.ndarray] = (),
@@ -87,6 +87,9 @@ class _Run:
             run_nest(step.nest, self.arrays, self.symbols, self.failures, self.written)
         elif isinstance(step, Contract):
             self.contract(step)
+        elif isinstance(step, Group):
+            for kernel in step.kernels:
+                self.step(kernel)
         elif isinstance(step, Copy):
             self.require_written(step.source, slice(None))
             self.array(step.target).reshape(-1)[:] = self.array(step.source).reshape(-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .loop.text import Names, body_text, buffer_text, dim_text
-from .program import Contract, Copy, For, Kernel, Program, Step, View
+from .program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
 
 
 def program_text(program: Program) -> str:
@@ -52,9 +52,10 @@ def _step_lines(step: Step, names: Names) -> Iterator[str]:
     elif isinstance(step, Copy):
         yield f"copy {names(step.target)} = {names(step.source)}"
     else:
-        assert isinstance(step, For)
-        yield f"for {names(step.index)} < {dim_text(step.extent, names)}:"
-        for inner in step.body:
+        assert isinstance(step, (For, Group))
+        yield "together:" if isinstance(step, Group) else \
+            f"for {names(step.index)} < {dim_text(step.extent, names)}:"
+        for inner in inner_steps(step):
             for line in _step_lines(inner, names):
                 yield "  " + line
 

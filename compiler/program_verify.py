@@ -12,7 +12,8 @@ from .loop.ir import Buffer, Check
 from .loop.verify import verify_nest
 from .loop.walk import buffers_read, buffers_written, statements
 from .program import (
-    Contract, Copy, For, Kernel, Program, Step, View, bytes_of, reads_of, writes_of,
+    Contract, Copy, For, Group, Kernel, Program, Step, View, bytes_of, reads_of, roots,
+    writes_of,
 )
 from .program_text import step_text
 
@@ -86,6 +87,9 @@ class _Verifier:
                 self.step(inner, number)
             self.indices.discard(step.index)
             return
+        if isinstance(step, Group):
+            self.group(step, number)
+            return
         for buffer in (*reads_of(step), *writes_of(step)):
             self.buffer(buffer)
         for buffer in reads_of(step):
@@ -102,6 +106,20 @@ class _Verifier:
             self.contract(step, number)
         else:
             self.copy(step)
+
+    def group(self, step: Group, number: int) -> None:
+        """Check that the kernels of a group do not depend on their order, then each of them."""
+        written: set[Buffer] = set()
+        touched: set[Buffer] = set()
+        for kernel in step.kernels:
+            own = roots(kernel.writes)
+            every = own | roots(kernel.reads)
+            self.require(touched.isdisjoint(own) and written.isdisjoint(every),
+                         f"{kernel.nest.name} touches what another kernel of its group writes, or "
+                         "writes what another one touches")
+            written |= own
+            touched |= every
+            self.step(kernel, number)
 
     def kernel(self, step: Kernel, number: int) -> None:
         """Check a kernel's nest and lists of buffers."""

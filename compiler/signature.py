@@ -21,7 +21,7 @@ from .graph import SharedBase, SizeGuard, Variable, describe, format_site, topos
 if TYPE_CHECKING:
     from .program import Program
 
-PASSES = ("simplify", "fusion", "in_place", "epilogues", "reuse_memory")
+PASSES = ("simplify", "fusion", "in_place", "epilogues", "groups", "reuse_memory")
 """Passes that options can switch off, one by one; the result must not change."""
 
 

@@ -17,6 +17,7 @@ PHASES = {
     "expand": "composite operations",
     "bufferize": "fusion, loops, buffers",
     "attach": "kernels that follow a product run on its rows",
+    "group": "independent kernels share a parallel region",
     "rematerialize": "values computed twice, for a memory budget",
     "plan": "memory",
     "look up": "the program's key, and its code if stored",

@@ -538,6 +538,42 @@ def test_long_kernels_are_interrupted_between_chunks(commit, size, code):
         STOPS[0] = 0
 
 
+def group_program(commit=1):
+    """Return three independent kernels as a group: over ``n``, over ``m``, and a number."""
+    x, y = Buffer("x", "int64", (n,), "input"), Buffer("y", "int64", (m,), "input")
+    outs = [Buffer(f"out{at}", "int64", dims, "output") for at, dims in enumerate(((n,), (m,), ()))]
+    (i,), first = loops((n, "parallel"))
+    (j,), second = loops((m, "parallel"))
+    one = const(1, "int64")
+    members = (
+        kernel(Nest("a", first(Store(outs[0], (i,), apply("add", Load(x, (i,)), one))), cost=1e5)),
+        kernel(Nest("b", (Store(outs[2], (), one),))),
+        kernel(Nest("c", second(Store(outs[1], (j,), apply("sub", Load(y, (j,)), one))), cost=1e4)))
+    return Program("together", (x, y), (), tuple(outs), (N, M), (level2.Group(members),),
+                   commit=commit)
+
+
+@pytest.mark.parametrize("first, second", [(0, 0), (1, 0), (0, 1), (3, 5), (500, 1), (700, 5000)])
+def test_kernels_of_a_group_share_a_region(first, second):
+    REGIONS.clear()
+    out, other, number = both(group_program(), np.arange(first), np.arange(second))
+    assert np.array_equal(out, np.arange(first) + 1) and number == 1
+    assert np.array_equal(other, np.arange(second) - 1)
+    assert len(REGIONS) == (first > 0 or second > 3)
+    # Each chunk is a whole number of cache lines of one kernel; the number is a chunk of its own.
+    assert all(count == -(-first // 64) + 1 + -(-second // 64) for count, _ in REGIONS)
+
+
+@pytest.mark.parametrize("commit, code", [(1, INTERRUPTED), (0, 0)])
+def test_a_long_group_is_interrupted_before_the_commit(commit, code):
+    loaded = Loaded(compile_program(group_program(commit)))
+    try:
+        STOPS[0] = 1
+        assert loaded(np.arange(500), np.arange(5))[0] == code
+    finally:
+        STOPS[0] = 0
+
+
 def test_argument_descriptions():
     artifact = compile_program(gather_program())
     assert [(a.name, a.dtype, a.axes) for a in (*artifact.inputs, *artifact.shared)] == [

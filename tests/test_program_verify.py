@@ -95,6 +95,9 @@ program good
 def test_contractions_and_loops_as_text():
     step = level2.For(T, n, (Contract(matrix(OUT16, 4, 4), matrix(X16, 4, 4), matrix(A, 4, 4),
                                       add=True),))
+    grouped = program_text(replace(GOOD, steps=(
+        level2.Group((double(X, OUT), double(X, MID))),), commit=1))
+    assert "  together:\n    kernel double (x) -> (out) cost 1.0\n      for i < n par" in grouped
     printed = program_text(fixed({A: 0}, (step,)))
     assert "  for t < n:\n    contract out+0[1, 4, 4; strides 16, 4, 1] += x+0[1" in printed
 
@@ -176,6 +179,12 @@ BAD = [
     ("its reads are", replace(GOOD, steps=(replace(double(X, OUT), reads=()),), commit=1)),
     ("its writes are", replace(GOOD, steps=(
         replace(double(X, OUT), writes=(OUT, OUT)),), commit=1)),
+    ("touches what another kernel of its group writes", replace(GOOD, steps=(
+        level2.Group((double(X, MID), double(MID, OUT))),), commit=1)),
+    ("writes what another one touches", replace(GOOD, steps=(
+        level2.Group((double(W, OUT), double(X, W))),), commit=0)),
+    ("written before the commit", replace(GOOD, steps=(
+        level2.Group((double(X, OUT), double(X, W))),), commit=1)),
     ("a copy changes the dtype", fixed({}, (Copy(X16, Buffer("d", "float64", (16,))),))),
     ("a copy changes the number of elements",
      fixed({}, (Copy(X16, Buffer("d", "float32", (15,))),))),

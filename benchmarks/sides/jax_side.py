@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sides.case import Case, as_list
-from workloads import Arrays
+from workloads import PARAMETERS, Arrays
 
 jax.config.update("jax_enable_x64", True)
 
@@ -84,6 +84,7 @@ def _training(data: Arrays, step: Callable[..., Any], state: Any, names: tuple[s
 
     def call(*batch: jax.Array) -> Any:
         current[0], outputs = jitted(current[0], *batch)
+        jax.block_until_ready(current[0])
         return jax.block_until_ready(outputs)
 
     def read(outputs: Any) -> list[np.ndarray]:
@@ -134,6 +135,30 @@ def mlp(data: Arrays) -> Case:
     return _training(data, step, state, ("images", "labels"))
 
 
+def adam(data: Arrays) -> Case:
+    """Return a step of Adam."""
+    arrays = tuple(data.values())
+    parameters, gradients = arrays[:PARAMETERS], arrays[PARAMETERS:]
+    gradients = jax.tree.map(jax.device_put, gradients)
+
+    def step(state: tuple, gradients: tuple) -> tuple[tuple, tuple]:
+        parameters, means, squares, count = state
+        count = count + 1
+        means = tuple(formulas.BETA1 * m + (1 - formulas.BETA1) * g
+                      for m, g in zip(means, gradients))
+        squares = tuple(formulas.BETA2 * v + (1 - formulas.BETA2) * g * g
+                        for v, g in zip(squares, gradients))
+        rate = formulas.ADAM_RATE * jnp.sqrt(1 - formulas.BETA2 ** count) / (
+            1 - formulas.BETA1 ** count)
+        parameters = tuple(p - rate * m / (jnp.sqrt(v) + formulas.ADAM_EPSILON)
+                           for p, m, v in zip(parameters, means, squares))
+        return (parameters, means, squares, count), ()
+
+    means, squares = ([np.zeros_like(p) for p in parameters] for _ in range(2))
+    case = _training(data, step, (parameters, tuple(means), tuple(squares), np.float32(0)), ())
+    return Case(lambda: case.function(gradients), (), case.read)
+
+
 def elementwise_300(data: Arrays) -> Case:
     """Return a chain of 300 elementwise operations."""
     def chain(x: jax.Array) -> jax.Array:
@@ -148,5 +173,6 @@ def elementwise_300(data: Arrays) -> Case:
 
 SIDE = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
         "log_softmax": lambda data: _case(data, jax.nn.log_softmax), "layer_norm": layer_norm,
-        "logistic": logistic, "mlp": mlp, "matmul": lambda data: _case(data, jnp.matmul),
+        "logistic": logistic, "mlp": mlp, "adam": adam,
+        "matmul": lambda data: _case(data, jnp.matmul),
         "elementwise_300": elementwise_300}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import formulas
 import numpy as np
 from sides.case import Case, as_list
-from workloads import Arrays
+from workloads import PARAMETERS, Arrays
 
 
 def _plain(formula: Callable[..., list[np.ndarray]]) -> Callable[[Arrays], Case]:
@@ -43,7 +43,22 @@ def mlp(data: Arrays) -> Case:
                 lambda result: as_list([result, *state[0]]))
 
 
+def adam(data: Arrays) -> Case:
+    """Return a step of Adam that keeps its state."""
+    arrays = list(data.values())
+    parameters, gradients = arrays[:PARAMETERS], arrays[PARAMETERS:]
+    zeros = [np.zeros_like(p) for p in parameters]
+    state, count = [parameters, zeros, zeros], [0]
+
+    def step() -> None:
+        count[0] += 1
+        state[:] = formulas.adam_step(state[0], gradients, *state[1:], count[0])
+
+    return Case(step, (), lambda _: as_list(state[0]))
+
+
 SIDE = {"call_2x1": call_2x1, "black_scholes": _plain(formulas.black_scholes),
         "robust_loss": _plain(formulas.robust_loss), "log_softmax": _plain(formulas.log_softmax),
         "layer_norm": _plain(formulas.layer_norm), "logistic": logistic, "mlp": mlp,
+        "adam": adam,
         "matmul": _plain(formulas.matmul), "elementwise_300": _plain(formulas.elementwise_300)}

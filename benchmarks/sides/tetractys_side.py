@@ -9,7 +9,7 @@ from typing import Any
 import formulas
 import numpy as np
 from sides.case import Case, as_list
-from workloads import BATCH, MLP, Arrays
+from workloads import BATCH, MLP, PARAMETERS, Arrays
 
 import tetractys as tx
 from tetractys import layers, nonlinearities, objectives, updates
@@ -115,6 +115,16 @@ def mlp(data: Arrays) -> Case:
         [result, *layers.get_all_param_values(network)]))
 
 
+def adam(data: Arrays) -> Case:
+    """Return a step of Adam."""
+    values = [tx.shared(array, name=name) for name, array in data.items()]
+    parameters, gradients = values[:PARAMETERS], values[PARAMETERS:]
+    step = tx.function([], [], updates=updates.adam(
+        gradients, parameters, formulas.ADAM_RATE, formulas.BETA1, formulas.BETA2,
+        formulas.ADAM_EPSILON))
+    return _compiled(step, (), lambda _: as_list([p.get_value() for p in parameters]))
+
+
 def matmul(data: Arrays) -> Case:
     """Return a matrix product."""
     return _case(data, T.dot)
@@ -134,4 +144,5 @@ def elementwise_300(data: Arrays) -> Case:
 
 SIDE = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
         "log_softmax": log_softmax, "layer_norm": layer_norm, "logistic": logistic, "mlp": mlp,
+        "adam": adam,
         "matmul": matmul, "elementwise_300": elementwise_300}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sides.case import Case
 from torch.nn import functional as F
-from workloads import Arrays
+from workloads import PARAMETERS, Arrays
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -135,6 +135,17 @@ def mlp(data: Arrays, compiled: Compile) -> Case:
     return Case(step, (images, labels), lambda loss: _arrays([loss, *parameters]))
 
 
+def adam(data: Arrays, compiled: Compile) -> Case:
+    """Return a step of Adam, all parameters in one kernel."""
+    tensors = _tensors(data)
+    parameters = tensors[:PARAMETERS]
+    for parameter, gradient in zip(parameters, tensors[PARAMETERS:]):
+        parameter.requires_grad_().grad = gradient
+    optimizer = torch.optim.Adam(parameters, formulas.ADAM_RATE, (formulas.BETA1, formulas.BETA2),
+                                 formulas.ADAM_EPSILON, fused=True)
+    return Case(compiled(optimizer.step), (), lambda _: _arrays(parameters))
+
+
 def _simple(function: Callable[..., torch.Tensor]) -> Callable[[Arrays, Compile], Case]:
     return lambda data, compiled: Case(compiled(function), _tensors(data), _arrays)
 
@@ -149,7 +160,7 @@ def _chain(x: torch.Tensor) -> torch.Tensor:
 
 _BUILDERS = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss": robust_loss,
              "log_softmax": _simple(lambda x: F.log_softmax(x, 1)), "layer_norm": layer_norm,
-             "logistic": logistic, "mlp": mlp, "matmul": _simple(torch.matmul),
+             "logistic": logistic, "mlp": mlp, "adam": adam, "matmul": _simple(torch.matmul),
              "elementwise_300": _simple(_chain)}
 
 

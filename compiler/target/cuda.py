@@ -15,7 +15,8 @@ from ..dims import DimLike, as_dim, proves_nonnegative
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
-from ..program import Contract, Copy, For, Kernel, Program, Step, bytes_of, reads_of, writes_of
+from ..program import (
+    Contract, Copy, For, Group, Kernel, Program, Step, bytes_of, reads_of, writes_of)
 from .cuda_contract import contract
 from .cuda_kernel import KernelCode, Module, emit_kernel
 from .cuda_schedule import copy_nest, parts_of, schedule
@@ -117,18 +118,20 @@ def build(program: Program, precision: str = "highest") -> Build:
     return _Builder(program, precision).build()
 
 
-def scheduled(step: Kernel | Contract | Copy, precision: str = "highest",
+def scheduled(step: Kernel | Contract | Copy | Group, precision: str = "highest",
               read: frozenset[Buffer] | None = None) -> tuple[Nest, ...]:
-    """Return the scheduled nests of a step that is no loop.
+    """Return the scheduled nests of a step that is no loop; a group is run kernel by kernel.
 
     Parameters
     ----------
-    step : Kernel, Contract or Copy
+    step : Kernel, Contract, Copy or Group
     precision : str
         Of products of float32, ``highest`` or ``high``.
     read : frozenset of Buffer or None
         The root buffers that steps read; None: all.
     """
+    if isinstance(step, Group):
+        return tuple(nest for kernel in step.kernels for nest in scheduled(kernel))
     if isinstance(step, Kernel):
         return schedule(step.nest)
     if isinstance(step, Contract):

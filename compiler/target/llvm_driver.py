@@ -5,6 +5,7 @@ See ``runtime/artifact.py`` for what they take and return.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import count
 
 from ...runtime.artifact import INTERRUPTED, InternalError
@@ -13,11 +14,13 @@ from ..dtypes import SIZES
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
-from ..program import Contract, Copy, For, Kernel, Program, Step, View
+from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
 from .llvm_contract import (
     Epilogue, blocking, contract_symbols, contract_work, emit_contract, task_count)
 from .llvm_kernel import (
-    DRIVER_ATTRIBUTES, FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, nest_work, parallel_loop)
+    DRIVER_ATTRIBUTES, FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, emit_task, nest_work,
+    parallel_loop)
+from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
 from .llvm_scalar import memory_type
 from .llvm_writer import FunctionWriter, Module, Value
 
@@ -30,6 +33,25 @@ LONG_WORK = 1 << 24
 LARGEST = 1 << 62
 """Sizes above this are refused."""
 
+
+def chunk_of(work: int, extent: int, unit: int) -> int:
+    """Return how many of ``extent`` iterations make a chunk: a multiple of ``unit``."""
+    return ((CHUNK_WORK - 1) // max(work // max(extent, 1), 1) // unit + 1) * unit
+
+
+_CHUNK = f"""
+define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) noinline optnone nounwind {{
+  %some = call i64 @llvm.smax.i64(i64 %extent, i64 1)
+  %each = udiv i64 %work, %some
+  %each.least = call i64 @llvm.smax.i64(i64 %each, i64 1)
+  %enough = udiv i64 {CHUNK_WORK - 1}, %each.least
+  %units = udiv i64 %enough, %unit
+  %more = add nuw nsw i64 %units, 1
+  %grain = mul nuw nsw i64 %more, %unit
+  ret i64 %grain
+}}"""
+"""The same in code: see :func:`chunk_of`."""
+
 _DISPATCH = f"""
 declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)
 define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit,
@@ -39,12 +61,7 @@ define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, 
   %cut = and i1 %large, %several
   br i1 %cut, label %parallel, label %serial
 parallel:
-  %each = udiv i64 %work, %extent
-  %each.least = call i64 @llvm.smax.i64(i64 %each, i64 1)
-  %enough = udiv i64 {CHUNK_WORK - 1}, %each.least
-  %units = udiv i64 %enough, %unit
-  %more = add nuw nsw i64 %units, 1
-  %grain = mul nuw nsw i64 %more, %unit
+  %grain = call i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit)
   %stopped = call i64 @tx_parallel_until(ptr %task, ptr %frame, i64 %extent, i64 %grain,
                                          i64 %may.stop)
   ret i64 %stopped
@@ -83,6 +100,8 @@ def step_work(step: Step, values: dict[Symbol, DimLike]) -> DimLike:
         return substitute(work, values)
     if isinstance(step, Copy):
         return substitute(prod(step.source.dims), values)
+    if isinstance(step, Group):
+        return sum(step_work(kernel, values) for kernel in step.kernels)
     extent = substitute(step.extent, values)
     inner = {**values, step.index: extent // 2}
     total: DimLike = 0
@@ -96,7 +115,8 @@ class _Kernels:
 
     def __init__(self, module: Module):
         self.module = module
-        self.codes: dict[tuple[str, int | None], KernelCode] = {}
+        self.codes: dict[tuple[str, int | None, int | None], KernelCode] = {}
+        self.tasks: set[str] = set()
 
     def get(self, nest: Nest, unit: DimLike | None = None) -> tuple[KernelCode, Signature]:
         """Return the code for a nest and what its parameters stand for.
@@ -108,12 +128,50 @@ class _Kernels:
             As for :func:`emit_kernel`.
         """
         signature = nest_signature(nest)
-        key = (signature.key, unit if unit is None or isinstance(unit, int) else 1)
-        code = self.codes.get(key)
-        if code is None:
-            code = emit_kernel(self.module, f"kernel{len(self.codes)}", nest, signature, key[1])
-            self.codes[key] = code
-        return code, signature
+        unit = unit if unit is None or isinstance(unit, int) else 1
+        return self._code(nest, signature, unit, None), signature
+
+    def shared(self, form: Generic) -> tuple[KernelCode, Signature]:
+        """Return the same for the form that several nests share."""
+        return self._code(form.nest, form.signature, None, form.multiple), form.signature
+
+    def _code(self, nest: Nest, signature: Signature, unit: int | None, multiple: int | None
+              ) -> KernelCode:
+        key = (signature.key, unit, multiple)
+        if key not in self.codes:
+            self.codes[key] = emit_kernel(
+                self.module, f"kernel{len(self.codes)}", nest, signature, unit, multiple)
+        return self.codes[key]
+
+    def task(self, code: KernelCode) -> str:
+        """Return the function that takes a kernel's arguments from a frame."""
+        if not code.is_parallel and code.name not in self.tasks:
+            emit_task(self.module, code)
+            self.tasks.add(code.name)
+        return f"@{code.name}.task"
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A kernel with its arguments.
+
+    Attributes
+    ----------
+    code : KernelCode
+    words : list of (str, str)
+        Arguments but for the range, as LLVM types and operands.
+    trips : dim
+        Iterations of its parallel loop; 1 when it takes no range.
+    work : dim
+    unit : int
+        Its chunks are multiples of this many iterations.
+    """
+
+    code: KernelCode
+    words: list[tuple[str, str]]
+    trips: DimLike
+    work: DimLike
+    unit: int = 1
 
 
 def emit_run(module: Module, program: Program) -> None:
@@ -134,7 +192,7 @@ class _RunEmitter:
         self.slots = {buffer: number for number, buffer in enumerate(listed)}
         self.work = program_work(program)
         self.long: str | None = None
-        self.frame_words = 0
+        self.frame_words = self.table_words = 0
         self.serials = count()
 
     def emit(self) -> None:
@@ -153,8 +211,9 @@ class _RunEmitter:
             checked = checked or _has_check(step)
         result = writer.emit("load i64, ptr %status, align 8") if checked else "0"
         writer.run(f"ret i64 {result}")
-        if self.frame_words:
-            writer.allocas.append(f"  %frame = alloca i64, i64 {self.frame_words}, align 8")
+        for name, size in (("frame", self.frame_words), ("table", self.table_words)):
+            if size:
+                writer.allocas.append(f"  %{name} = alloca i64, i64 {size}, align 8")
         writer.finish()
 
     def step(self, step: Step, may_stop: bool) -> None:
@@ -165,6 +224,8 @@ class _RunEmitter:
             self.kernel(step, may_stop)
         elif isinstance(step, Contract):
             self.contract(step, may_stop)
+        elif isinstance(step, Group):
+            self.group(step, may_stop)
         else:
             self.copy(step)
         if may_stop and self.long is not None:
@@ -180,51 +241,112 @@ class _RunEmitter:
 
     def kernel(self, step: Kernel, may_stop: bool) -> None:
         """Write the call of a kernel."""
-        code, signature = self.kernels.get(step.nest)
-        writer = self.writer
-        words = [("ptr", "%status")]
-        words += self.roots(code, signature)
-        words += [("i64", writer.symbols[symbol].text) for symbol in signature.symbols]
+        self.dispatch(self.prepared(step.nest), may_stop)
+
+    def prepared(self, nest: Nest, form: Generic | None = None) -> _Call:
+        """Write the arguments of a kernel, or of the form of it that others share."""
+        code, signature = self.kernels.get(nest) if form is None else self.kernels.shared(form)
+        words = [("ptr", "%status"), *self.roots(code, signature)]
+        words += [("i64", str(form.value) if form is not None and symbol is form.extent
+                   else self.writer.symbols[symbol].text) for symbol in signature.symbols]
         if not code.is_parallel:
-            passed = ", ".join(f"{kind} {word}" for kind, word in words)
-            writer.run(f"call void @{code.name}({passed})")
+            return _Call(code, words, 1, nest_work(nest))
+        return _Call(code, words, parallel_loop(nest).extent, nest_work(nest),
+                     FLAT_UNIT if code.is_flat else 1)
+
+    def group(self, step: Group, may_stop: bool) -> None:
+        """Write the calls of kernels that may run at once."""
+        nests = [kernel.nest for kernel in step.kernels]
+        calls = [self.prepared(*pair) for pair in zip(nests, generic_nests(nests))]
+        work = sum(call.work for call in calls)
+        if isinstance(work, int) and work <= PARALLEL_WORK:
+            for call in calls:
+                self.direct(call)
             return
-        self.dispatch(code, words, parallel_loop(step.nest).extent, nest_work(step.nest),
-                      FLAT_UNIT if code.is_flat else 1, may_stop)
+        self.module.declarations["tx.group"] = GROUP
+        last, frame = "0", ENTRY_WORDS * len(calls)
+        for number, call in enumerate(calls):
+            place = self.slot("%table", frame)
+            self.store_words(place, call.words)
+            chunk, last = self.tasks(call, last)
+            self.store_words(self.slot("%table", ENTRY_WORDS * number), [
+                ("ptr", self.kernels.task(call.code)), ("ptr", place),
+                ("i64", self.writer.dim(call.trips)), ("i64", chunk), ("i64", last)])
+            frame += len(call.words)
+        self.table_words = max(self.table_words, frame)
+        self.region("@tx.group", "%table", last, work, 1, may_stop)
 
-    def dispatch(self, code: KernelCode, words: list[tuple[str, str]], trips: DimLike,
-                 work: DimLike, unit: int, may_stop: bool) -> None:
-        """Write the call of a parallel kernel, cut over threads when its work is large.
-
-        Parameters
-        ----------
-        words : list of (str, str)
-            Its arguments, as LLVM types and operands, but for the range.
-        trips : dim
-            Iterations of its parallel loop.
-        unit : int
-            Chunks are multiples of this many iterations.
-        """
+    def tasks(self, call: _Call, before: str) -> tuple[str, str]:
+        """Write how many iterations of a kernel make one task of a group, and the number of its
+        last task, given that of the kernel before it."""
         writer = self.writer
-        extent = writer.dim(trips)
-        if trips == 1 or isinstance(work, int) and work <= PARALLEL_WORK:
-            passed = ", ".join(f"{kind} {word}" for kind, word in words)
-            writer.run(f"call void @{code.name}({passed}, i64 0, i64 {extent})")
+        if call.trips == 1:
+            chunk = "1"
+        elif isinstance(call.trips, int) and isinstance(call.work, int):
+            chunk = str(chunk_of(call.work, call.trips, call.unit))
+        else:
+            chunk = self.chunk(call)
+        if before.isdecimal() and chunk.isdecimal() and isinstance(call.trips, int):
+            return chunk, str(int(before) - -call.trips // int(chunk))
+        up = writer.emit(f"add nuw nsw i64 {writer.dim(call.trips)}, {chunk}")
+        count = writer.emit(f"udiv i64 {writer.emit(f'sub nsw i64 {up}, 1')}, {chunk}")
+        return chunk, writer.emit(f"add nuw nsw i64 {before}, {count}")
+
+    def chunk(self, call: _Call) -> str:
+        """Write the size of a chunk of a kernel whose sizes are known at run time."""
+        self.declare_dispatch()
+        return self.writer.emit(
+            f"call i64 @tx.chunk(i64 {self.writer.dim(call.work)}, "
+            f"i64 {self.writer.dim(call.trips)}, i64 {call.unit})")
+
+    def direct(self, call: _Call) -> None:
+        """Write the call of a kernel by the thread at hand."""
+        words = list(call.words)
+        if call.code.is_parallel:
+            words += [("i64", "0"), ("i64", self.writer.dim(call.trips))]
+        passed = ", ".join(f"{kind} {word}" for kind, word in words)
+        self.writer.run(f"call void @{call.code.name}({passed})")
+
+    def dispatch(self, call: _Call, may_stop: bool) -> None:
+        """Write the call of a kernel, cut over threads when its work is large."""
+        if not call.code.is_parallel or call.trips == 1 \
+                or isinstance(call.work, int) and call.work <= PARALLEL_WORK:
+            self.direct(call)
             return
-        self.module.declare("llvm.smax.i64", "i64", "i64", "i64")
-        self.module.declarations["tx.dispatch"] = _DISPATCH
-        self.frame_words = max(self.frame_words, len(words))
-        for number, (kind, word) in enumerate(words):
-            slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")
-            writer.run(f"store {kind} {word}, ptr {slot}, align 8")
+        self.frame_words = max(self.frame_words, len(call.words))
+        extent = self.writer.dim(call.trips)
+        self.store_words("%frame", call.words)
+        self.region(f"@{call.code.name}.task", "%frame", extent, call.work, call.unit, may_stop)
+
+    def region(self, task: str, frame: str, extent: str, work: DimLike, unit: int,
+               may_stop: bool) -> None:
+        """Write the run of a task function on its range, by all threads when its work is large."""
+        writer = self.writer
+        self.declare_dispatch()
         asks = "0"
         if may_stop and self.long is not None:
             asks = writer.emit(f"zext i1 {self.long} to i64")
         stopped = writer.emit(
-            f"call i64 @tx.dispatch(ptr @{code.name}.task, ptr %frame, i64 {writer.dim(work)}, "
+            f"call i64 @tx.dispatch(ptr {task}, ptr {frame}, i64 {writer.dim(work)}, "
             f"i64 {extent}, i64 {unit}, i64 {asks})")
         if asks != "0":
             self.leave_if(stopped)
+
+    def declare_dispatch(self) -> None:
+        """Include the functions that cut a range."""
+        self.module.declare("llvm.smax.i64", "i64", "i64", "i64")
+        self.module.declare("llvm.smin.i64", "i64", "i64", "i64")
+        self.module.declarations["tx.chunk"] = _CHUNK
+        self.module.declarations["tx.dispatch"] = _DISPATCH
+
+    def slot(self, base: str, number: int) -> str:
+        """Write the address of a word of an array."""
+        return self.writer.emit(f"getelementptr inbounds i64, ptr {base}, i64 {number}")
+
+    def store_words(self, base: str, words: list[tuple[str, str]]) -> None:
+        """Write the stores of some words, one after the other."""
+        for number, (kind, word) in enumerate(words):
+            self.writer.run(f"store {kind} {word}, ptr {self.slot(base, number)}, align 8")
 
     def contract(self, step: Contract, may_stop: bool) -> None:
         """Write the call of a contraction."""
@@ -239,7 +361,7 @@ class _RunEmitter:
             words += self.roots(epilogue.code, epilogue.signature)
         words += [("i64", self.writer.symbols[symbol].text)
                   for symbol in contract_symbols(step, epilogue)]
-        self.dispatch(code, words, task_count(step, cut), step_work(step, {}), 1, may_stop)
+        self.dispatch(_Call(code, words, task_count(step, cut), step_work(step, {})), may_stop)
 
     def epilogue(self, step: Contract) -> Epilogue | None:
         """Write the kernel of a contraction's epilogue."""
@@ -308,8 +430,8 @@ class _RunEmitter:
 
 
 def _has_check(step: Step) -> bool:
-    if isinstance(step, For):
-        return any(_has_check(inner) for inner in step.body)
+    if isinstance(step, (For, Group)):
+        return any(_has_check(inner) for inner in inner_steps(step))
     if isinstance(step, Contract):
         return step.epilogue is not None and _has_check(step.epilogue)
     return isinstance(step, Kernel) and any(

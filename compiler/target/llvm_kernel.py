@@ -100,7 +100,7 @@ def _trips(body: tuple[Stmt, ...], values: dict[Symbol, DimLike]) -> DimLike:
 
 
 def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
-                unit: int | None = None) -> KernelCode:
+                unit: int | None = None, multiple: int | None = None) -> KernelCode:
     """Add the functions of a nest to a module.
 
     Parameters
@@ -114,10 +114,13 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     unit : int, optional
         Given for a nest that is run in parts, of multiples of so many iterations of its parallel
         loop.  Else one with little work is run as a whole.
+    multiple : int, optional
+        A number of which every part is known to have a multiple of iterations; otherwise what
+        follows from ``unit`` and the extent.
     """
     outer = parallel_loop(nest)
     work = nest_work(nest)
-    if unit is None and isinstance(work, int) and work <= PARALLEL_WORK:
+    if unit is None and multiple is None and isinstance(work, int) and work <= PARALLEL_WORK:
         outer = None
     is_flat = outer is not None and not any(
         isinstance(stmt, For) for stmt in statements(outer.body))
@@ -136,7 +139,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
     if outer is not None:
         unit = unit or (FLAT_UNIT if is_flat else 1)
-        multiple = gcd(unit, outer.extent) if isinstance(outer.extent, int) else 1
+        multiple = multiple or (gcd(unit, outer.extent) if isinstance(outer.extent, int) else 1)
         emitter.loop(outer, Bounds("%begin", "%end", multiple=multiple))
     else:
         emitter.body(nest.body)
@@ -151,7 +154,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
 
 
 def emit_task(module: Module, code: KernelCode) -> None:
-    """Add the function that unpacks a frame and runs a part of the parallel loop."""
+    """Add the function that unpacks a frame and runs a part of the parallel loop, or the whole
+    kernel when it takes no range."""
     writer = FunctionWriter(
         module,
         f"define internal void @{code.name}.task(ptr %frame, i64 %begin, i64 %end) nounwind")
@@ -160,7 +164,8 @@ def emit_task(module: Module, code: KernelCode) -> None:
     for number, kind in enumerate(kinds):
         slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")
         passed.append(f"{kind} {writer.emit(f'load {kind}, ptr {slot}, align 8')}")
-    writer.run(f"call void @{code.name}({', '.join([*passed, 'i64 %begin', 'i64 %end'])})")
+    bounds = ["i64 %begin", "i64 %end"] if code.is_parallel else []
+    writer.run(f"call void @{code.name}({', '.join([*passed, *bounds])})")
     writer.run("ret void")
     writer.finish()
 
