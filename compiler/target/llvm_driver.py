@@ -19,6 +19,7 @@ from .llvm_contract import (
 from .llvm_kernel import (
     DRIVER_ATTRIBUTES, FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, nest_work, parallel_loop)
 from .llvm_scalar import memory_type
+from .llvm_stream import write_only
 from .llvm_writer import FunctionWriter, Module, Value
 
 CHUNK_WORK = 16_384
@@ -132,6 +133,7 @@ class _RunEmitter:
                     f"{DRIVER_ATTRIBUTES}")
         listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
         self.slots = {buffer: number for number, buffer in enumerate(listed)}
+        self.write_only = write_only(program)
         self.work = program_work(program)
         self.long: str | None = None
         self.frame_words = 0
@@ -185,6 +187,10 @@ class _RunEmitter:
         words = [("ptr", "%status")]
         words += self.roots(code, signature)
         words += [("i64", writer.symbols[symbol].text) for symbol in signature.symbols]
+        if code.streams:
+            words.append(("i64", str(sum(
+                1 << bit for bit, number in enumerate(code.streams)
+                if signature.buffers[number].root() in self.write_only))))
         if not code.is_parallel:
             passed = ", ".join(f"{kind} {word}" for kind, word in words)
             writer.run(f"call void @{code.name}({passed})")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import llvmlite.binding as llvm
 
 from ..dtypes import SIZES
+from .llvm_host import COMMON_LAST_CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,10 @@ class Machine:
         Whether CBLAS can be called.
     is_optimised : bool
         Whether LLVM optimises the code; what is not is slow.
+    is_x86 : bool
+        Whether it has the instructions of all x86 processors of 64 bits.
+    last_cache : int
+        Bytes of the last cache.
     """
 
     vector_bytes: int = 16
@@ -32,6 +37,8 @@ class Machine:
     registers: int = 16
     has_blas: bool = False
     is_optimised: bool = True
+    is_x86: bool = False
+    last_cache: int = COMMON_LAST_CACHE
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of a dtype a vector register holds."""
@@ -69,4 +76,5 @@ def probe(target: llvm.TargetMachine) -> Machine:
         sizes = (1, 2, 4, 8)
     elif "vmaskmov" in text:
         sizes = (4, 8)
-    return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16)
+    return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16,
+                   is_x86=target.triple.startswith("x86_64"))
