@@ -21,6 +21,7 @@ from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
 from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_host import COMMON_LAST_CACHE, last_cache_bytes
 from .llvm_host import describe_host  # noqa: F401  (what a target says of the machine it serves)
 from .llvm_machine import Machine, probe
 from .llvm_writer import Module
@@ -164,7 +165,8 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, speed_level: i
 @cache
 def vector_unit(cpu: str, features: str, triple: str) -> Machine:
     """Return the vector unit of a processor; the host's when ``cpu`` is empty."""
-    return probe(_target_machine(cpu, features, triple, 1))
+    size = COMMON_LAST_CACHE if cpu or triple else last_cache_bytes()
+    return replace(probe(_target_machine(cpu, features, triple, 1)), last_cache=size)
 
 
 @cache

@@ -22,6 +22,7 @@ from .llvm_kernel import (
     parallel_loop)
 from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
 from .llvm_scalar import memory_type
+from .llvm_stream import write_only
 from .llvm_writer import FunctionWriter, Module, Value
 
 CHUNK_WORK = 16_384
@@ -190,6 +191,7 @@ class _RunEmitter:
                     f"{DRIVER_ATTRIBUTES}")
         listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
         self.slots = {buffer: number for number, buffer in enumerate(listed)}
+        self.write_only = write_only(program)
         self.work = program_work(program)
         self.long: str | None = None
         self.frame_words = self.table_words = 0
@@ -249,6 +251,10 @@ class _RunEmitter:
         words = [("ptr", "%status"), *self.roots(code, signature)]
         words += [("i64", str(form.value) if form is not None and symbol is form.extent
                    else self.writer.symbols[symbol].text) for symbol in signature.symbols]
+        if code.streams:
+            words.append(("i64", str(sum(
+                1 << bit for bit, number in enumerate(code.streams)
+                if signature.buffers[number].root() in self.write_only))))
         if not code.is_parallel:
             return _Call(code, words, 1, nest_work(nest))
         return _Call(code, words, parallel_loop(nest).extent, nest_work(nest),

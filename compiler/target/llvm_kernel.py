@@ -21,6 +21,7 @@ from ..loop.text import Signature
 from ..loop.walk import statements
 from .llvm_prefetch import Ahead, next_rows
 from .llvm_scalar import combine, llvm_type
+from .llvm_stream import are_large, emit_fence, streamed
 from .llvm_values import Values
 from .llvm_vector import Bounds, emit_vector_loop
 from .llvm_vector_plan import vector_plan
@@ -59,6 +60,9 @@ class KernelCode:
         Whether it takes a range of the outermost loop's index, and ``name.task`` exists.
     is_flat : bool
         Whether the parallel loop holds no other loop: its chunks should be whole cache lines.
+    streams : tuple of int
+        Which of the signature's buffers may be written past the caches.  If there are any, the last
+        parameter but for the range is an i64 whose bits tell of each whether it should be.
     """
 
     name: str
@@ -66,6 +70,7 @@ class KernelCode:
     size_count: int
     is_parallel: bool
     is_flat: bool
+    streams: tuple[int, ...] = ()
 
 
 def parallel_loop(nest: Nest) -> For | None:
@@ -130,6 +135,9 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     parameters = [f"ptr noalias align {SIZES[root.dtype]} %b{number}"
                   for root, number in roots.items()]
     parameters += [f"i64 %s{number}" for number in range(len(signature.symbols))]
+    # What is run in parts is at work on rows that a cache holds.
+    streams = streamed(nest, module.machine) if unit is None else {}
+    parameters += ["i64 %past"] if streams else []
     bounds = ["i64 %begin", "i64 %end"] if outer is not None else []
     arguments = ", ".join(["ptr %status", *parameters, *bounds])
     writer = FunctionWriter(
@@ -137,6 +145,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     for number, symbol in enumerate(signature.symbols):
         writer.bind(symbol, f"%s{number}")
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
+    emitter.values.streamed = are_large(writer, streams, "%past")
     if outer is not None:
         unit = unit or (FLAT_UNIT if is_flat else 1)
         multiple = multiple or (gcd(unit, outer.extent) if isinstance(outer.extent, int) else 1)
@@ -144,10 +153,11 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     else:
         emitter.body(nest.body)
     emitter.values.report()
+    emit_fence(writer, tuple(emitter.values.streamed.values()))
     writer.run("ret void")
     writer.finish()
     code = KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
-                      is_flat)
+                      is_flat, tuple(roots[root] for root in streams))
     if outer is not None:
         emit_task(module, code)
     return code
@@ -159,7 +169,7 @@ def emit_task(module: Module, code: KernelCode) -> None:
     writer = FunctionWriter(
         module,
         f"define internal void @{code.name}.task(ptr %frame, i64 %begin, i64 %end) nounwind")
-    kinds = ["ptr"] * (1 + len(code.roots)) + ["i64"] * code.size_count
+    kinds = ["ptr"] * (1 + len(code.roots)) + ["i64"] * (code.size_count + bool(code.streams))
     passed = []
     for number, kind in enumerate(kinds):
         slot = writer.emit(f"getelementptr inbounds i64, ptr %frame, i64 {number}")

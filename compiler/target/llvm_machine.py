@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import llvmlite.binding as llvm
 
 from ..dtypes import SIZES
+from .llvm_host import COMMON_LAST_CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class Machine:
         Whether LLVM optimises the code; what is not is slow.
     has_float16 : bool
         Whether there are instructions that convert between float16 and float32.
+    is_x86 : bool
+        Whether it has the instructions of all x86 processors of 64 bits.
+    last_cache : int
+        Bytes of the last cache.
     """
 
     vector_bytes: int = 16
@@ -35,6 +40,8 @@ class Machine:
     has_blas: bool = False
     is_optimised: bool = True
     has_float16: bool = False
+    is_x86: bool = False
+    last_cache: int = COMMON_LAST_CACHE
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of a dtype a vector register holds."""
@@ -76,4 +83,5 @@ def probe(target: llvm.TargetMachine) -> Machine:
     elif "vmaskmov" in text:
         sizes = (4, 8)
     return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16,
-                   has_float16="vcvtph2ps" in text)
+                   has_float16="vcvtph2ps" in text,
+                   is_x86=target.triple.startswith("x86_64"))

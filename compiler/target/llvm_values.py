@@ -124,6 +124,8 @@ class Values:
         The value of each local that is bound, or its slot when it changes.
     memos : list of dict
         Operands of stable expressions, for each block under way.
+    streamed : dict of Buffer to str
+        Whether each result that the nest may write past the caches is large (``llvm_stream.py``).
     """
 
     def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
@@ -131,6 +133,7 @@ class Values:
         self.stable = stable_expressions(nest)
         self.changing = accumulated_locals(nest)
         self.memos: list[dict[int, str]] = [{}]
+        self.streamed: dict[Buffer, str] = {}
         self.locals: dict[Local, str] = {}
         self.strides: dict[Buffer, tuple[DimLike, ...]] = {}
         self.checks: dict[int, tuple[int, str, str]] = {}

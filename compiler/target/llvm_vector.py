@@ -11,7 +11,7 @@ Values are written as a *bundle*: a register for each vector, or one text for a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, Union
 
 from ..dims import DimLike, Symbol, as_dim, substitute
@@ -22,10 +22,11 @@ from ..loop.math import FUNCTIONS
 from ..loop.walk import postorder
 from .llvm_prefetch import Ahead, emit_prefetches
 from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, memory_type, vector_of
+from .llvm_stream import may_stream, streams_of, to_boundary
 from .llvm_values import Values, call
 from .llvm_vector_memory import (
     Mask, VectorMemory, gathered, leading, numbered, shuffle, splat, up_to)
-from .llvm_vector_plan import VectorPlan, slope
+from .llvm_vector_plan import INTERLEAVE, VectorPlan, slope
 
 Bundle: TypeAlias = Union[str, list[str]]
 
@@ -104,6 +105,7 @@ class _VectorLoop:
         self.slots: dict[Local, list[str]] = {}
         self.lane_symbols: dict[Symbol, list[list[Symbol]]] = {}
         self.masks: list[Mask | None] = []
+        self.streams: dict[Buffer, str] = {}
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -118,13 +120,37 @@ class _VectorLoop:
             for slot in self.slots[local]:
                 start = identity(operation, local.dtype, self.lanes)
                 self.writer.run(f"store {kind} {start}, ptr {slot}, align 8")
-        if self.bounds.extent is None:
-            self.unknown(self.bounds.begin, self.bounds.end, self.bounds.multiple)
-        else:
-            self.known(self.bounds.extent)
+        self.iterations()
         for local, operation in self.plan.accumulated.items():
             self.total(local, operation)
         self.values.memos.pop()
+
+    def iterations(self) -> None:
+        """Write all iterations; first, if need be, those up to where results are aligned."""
+        bounds, begin = self.bounds, self.bounds.begin
+        streams = streams_of(self.values, self.loop, self.lanes)
+        multiple = bounds.multiple if bounds.extent is None else bounds.extent
+        # Where something is accumulated, its bits must not depend on where an array lies.
+        is_free = bool(streams) and not self.plan.accumulated
+        if is_free:
+            self.plan = replace(self.plan, copies=INTERLEAVE)
+            if not streams[0].is_even:
+                begin, multiple = self.head(to_boundary(self.values, streams[0], begin)), 1
+        self.streams = may_stream(self.values, streams, begin, self.lanes * self.plan.copies)
+        if bounds.extent is None or is_free:
+            self.unknown(begin, bounds.end, multiple)
+        else:
+            self.known(bounds.extent)
+
+    def head(self, wanted: str) -> str:
+        """Write some first iterations; return where they end."""
+        writer, begin = self.writer, self.bounds.begin
+        left = writer.emit(f"sub nsw i64 {self.bounds.end}, {begin}")
+        least = writer.module.declare("llvm.smin.i64", "i64", "i64", "i64")
+        count = writer.emit(f"call i64 {least}(i64 {wanted}, i64 {left})")
+        end = writer.emit(f"add nsw i64 {begin}, {count}")
+        self.repeated(begin, end, 1, True)
+        return end
 
     def known(self, extent: int) -> None:
         """Write a known number of iterations: only the vectors that it takes."""
@@ -136,6 +162,7 @@ class _VectorLoop:
             self.straight(0, step)
         elif whole:
             self.repeated("0", str(whole), self.plan.copies)
+        self.streams = {}
         if whole < extent:
             self.straight(whole, extent)
 
@@ -166,6 +193,7 @@ class _VectorLoop:
         rest = writer.emit(f"urem i64 {count}, {step}")
         middle = writer.emit(f"sub nsw i64 {end}, {rest}")
         self.repeated(begin, middle, plan.copies)
+        self.streams = {}
         self.repeated(middle, end, 1, not is_whole)
 
     def repeated(self, begin: str, end: str, copies: int, is_masked: bool = False) -> None:
@@ -479,7 +507,8 @@ class _VectorLoop:
             kind = llvm_type(buffer.dtype)
             value = [splat(self.writer, kind, value, self.lanes)] * len(self.masks)
         if step == 1:
-            self.memory.store(buffer.dtype, self.places(buffer, offset), value, self.masks)
+            self.memory.store(buffer.dtype, self.places(buffer, offset), value, self.masks,
+                              self.streams.get(buffer.root()))
             return
         for copy, (vector, mask) in enumerate(zip(value, self.masks)):
             self.memory.scatter(

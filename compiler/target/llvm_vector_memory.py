@@ -132,13 +132,32 @@ class VectorMemory:
         return self._in_registers(dtype, value)
 
     def store(self, dtype: str, addresses: Sequence[str], values: Sequence[str],
-              masks: Sequence[Mask | None]) -> None:
-        """Write the stores of vectors of consecutive elements, those of one group."""
+              masks: Sequence[Mask | None], streams: str | None = None) -> None:
+        """Write the stores of vectors of consecutive elements, those of one group.
+
+        Parameters
+        ----------
+        streams : str, optional
+            Operand that tells whether whole vectors go past the caches: they are aligned then.
+        """
         values = [self._in_memory(dtype, value) for value in values]
 
         def write(are_whole: bool) -> None:
+            if streams is not None and (are_whole or not any(masks)):
+                self.writer.branch(streams, lambda: past_caches(), lambda: plain(are_whole))
+            else:
+                plain(are_whole)
+
+        def plain(are_whole: bool) -> None:
             for address, value, mask in zip(addresses, values, masks):
                 self._store(dtype, address, value, None if are_whole else mask)
+
+        def past_caches() -> None:
+            kind = vector_of(memory_type(dtype), self.lanes)
+            hint = self.writer.module.nontemporal()
+            for address, value in zip(addresses, values):
+                self.writer.run(f"store {kind} {value}, ptr {address}, "
+                                f"align {self.lanes * SIZES[dtype]}, !nontemporal {hint}")
 
         last = masks[-1]
         if last is None or last.full is None:

@@ -90,6 +90,7 @@ class Module:
         self.declarations: dict[str, str] = {}
         self.functions: list[str] = []
         self.metadata: list[str] = []
+        self._nontemporal: str | None = None
 
     def loop_metadata(self, hints: tuple[str, ...]) -> str:
         """Add the properties of one loop; return the reference to them."""
@@ -97,6 +98,13 @@ class Module:
         listed = ", ".join(f"!{{{hint}}}" for hint in hints)
         self.metadata.append(f"!{number} = distinct !{{!{number}, {listed}}}")
         return f"!{number}"
+
+    def nontemporal(self) -> str:
+        """Return the reference to the property of an access that goes past the caches."""
+        if self._nontemporal is None:
+            self._nontemporal = f"!{len(self.metadata)}"
+            self.metadata.append(f"{self._nontemporal} = !{{i32 1}}")
+        return self._nontemporal
 
     def declare(self, name: str, result: str, *arguments: str) -> str:
         """Declare an external function or intrinsic; return its name as an operand."""
