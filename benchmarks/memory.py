@@ -12,8 +12,8 @@ from pathlib import Path
 
 import report
 from processes import Side, Unavailable, chosen_sides, peer_options, python_of
+from sides import OURS
 from tqdm import tqdm
-from worker import OURS
 from workloads import WORKLOADS, select
 
 DEFAULT = ",".join(name for name, workload in WORKLOADS.items() if workload.family != "matmul") \

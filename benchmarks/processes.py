@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worker import OURS, SIDES, receive, send
+from sides import OURS, SIDES
+from worker import receive, send
 
 HERE = Path(__file__).resolve().parent
 
@@ -49,7 +50,7 @@ class Side:
     Parameters
     ----------
     name : str
-        A key of ``worker.SIDES``.
+        A key of ``sides.SIDES``.
     python : str
         The interpreter that has its libraries.
     threads : int

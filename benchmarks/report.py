@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from limits import Limits, describe_cpu
 from matplotlib.figure import Figure
-from worker import OURS
+from sides import OURS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

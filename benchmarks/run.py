@@ -20,8 +20,8 @@ from pathlib import Path
 import report
 from limits import Limits, measure
 from processes import Side, Unavailable, chosen_sides, peer_options, start
+from sides import OURS
 from tqdm import tqdm
-from worker import OURS
 from workloads import WORKLOADS, Workload, select
 
 

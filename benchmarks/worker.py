@@ -6,7 +6,6 @@ Started by ``processes.py`` with the side's name; each message is a pickle behin
 
     ("setup", workload, wants_outputs) -> (seconds of the first call, outputs or None)
     ("time", seconds, calls)           -> seconds of one call, by repetition
-    ("phases",)                        -> where the time of the first call went, if known
     ("memory",)                        -> peak resident bytes of the process
     ("version",)                       -> the side's version
 """
@@ -24,13 +23,8 @@ import timeit
 from typing import Any, BinaryIO
 
 import numpy as np
+from sides import SIDES
 from sides.case import Case
-
-OURS = "tetractys"
-SIDES = {OURS: ("tetractys_side", "SIDE"), "numpy": ("numpy_side", "SIDE"),
-         "numba": ("numba_side", "SIDE"), "jax": ("jax_side", "SIDE"),
-         "torch": ("torch_side", "SIDE"), "torch.compile": ("torch_side", "COMPILED")}
-"""Module and table of each side; ``torch.compile`` is slow to start."""
 
 PRECISE = 2e-4
 """Seconds a repetition should last: long beside the clock's resolution."""
@@ -96,10 +90,6 @@ class Subject:
         while len(taken) < calls or time.perf_counter() < end:
             taken.append(self.timer.timeit(self.calls) / self.calls)
         return taken
-
-    def phases(self) -> dict[str, float]:
-        """Return the compile time by phase of the workload set up last."""
-        return self.case.phases() if self.case is not None else {}
 
     def memory(self) -> int:
         """Return the peak of the memory this process had resident."""

@@ -49,6 +49,9 @@ def group_bands(clusters: Sequence[Cluster], memory: Memory, stop: Collection[in
                 ) -> Iterator[tuple[Cluster, ...]]:
     """Yield the clusters in order, those that share a band together.
 
+    A band begins with a cluster that walks a large matrix, so that clusters without one are looked
+    at once, however many they are.
+
     Parameters
     ----------
     clusters : sequence of Cluster
@@ -66,6 +69,8 @@ def group_bands(clusters: Sequence[Cluster], memory: Memory, stop: Collection[in
                 break
             if band.add(cluster):
                 shared = count
+            if not band.walked:
+                break
         yield tuple(clusters[first:first + shared])
         first += shared
 

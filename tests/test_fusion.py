@@ -202,6 +202,18 @@ def test_rows_that_meet_other_rows_do_not_share_a_band(small_bands, reorder):
     assert sum(any(b.name == "x" for b in kernel.reads) for kernel in kernels(f)) == 2
 
 
+def test_clusters_without_a_matrix_are_looked_at_once(monkeypatch):
+    asked, accepts = [], band._Band.accepts
+    monkeypatch.setattr(band._Band, "accepts", lambda self, cluster: (
+        asked.append(cluster), accepts(self, cluster))[1])
+    x = T.dvector("x")
+    y = x
+    for _ in range(10):
+        y = T.nnet.softmax(y) * x
+    tx.function([x], y)(uniform(5))
+    assert len(asked) > 10 and len(asked) == len({id(cluster) for cluster in asked})
+
+
 def test_square_matrices_do_not_confuse_rows_and_columns(small_bands):
     x = T.dmatrix("x")
     norm = T.sqrt((x * x).sum(axis=1))

@@ -22,7 +22,8 @@ from tetractys.compiler import program as level2
 from tetractys.compiler.program import Contract, Copy, Failure, Guard, Kernel, Program, View, whole
 from tetractys.compiler.program_interpret import run_program
 from tetractys.compiler.program_verify import verify_program
-from tetractys.compiler.target.llvm import LlvmOptions, compile_program
+from tetractys.compiler.target import llvm_driver
+from tetractys.compiler.target.llvm import LlvmOptions, compile_program, module_text
 from tetractys.runtime.artifact import (
     INTERRUPTED, Artifact, IndexOutOfRangeError, InternalError,
 )
@@ -267,6 +268,13 @@ def gather_program():
                    commit=1)
 
 
+@pytest.fixture(params=[llvm_driver.PART_STEPS, 1], ids=["in one function", "in parts"])
+def parts(monkeypatch, request):
+    """Let one function walk all steps, or each a function of its own."""
+    monkeypatch.setattr(llvm_driver, "PART_STEPS", request.param)
+
+
+@pytest.mark.usefixtures("parts")
 def test_gather_within_bounds_commits():
     x = np.arange(12, dtype="float32").reshape(4, 3)
     chosen = np.array([3, 0, 0, 2])
@@ -276,6 +284,7 @@ def test_gather_within_bounds_commits():
     assert counter == 8
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("bad", [4, -1, 2**63 - 1, -2**63])
 def test_failed_check_is_reported_before_the_commit(bad):
     x = np.arange(12, dtype="float32").reshape(4, 3)
@@ -286,6 +295,19 @@ def test_failed_check_is_reported_before_the_commit(bad):
     assert code == 1 and status == (1, bad) and counter == 7
     with pytest.raises(IndexOutOfRangeError, match=f"index {bad} is out"):
         run_program(program, (x, chosen), (counter,))
+
+
+def test_functions_of_many_steps_are_cut():
+    x, out = Buffer("x", "float64", (n,), "input"), Buffer("out", "float64", (n,), "output")
+    (i,), over = loops((n, "vector"))
+    (j,), again = loops((n, "vector"))
+    more = apply("add", Load(out, (j,)), const(1.0, "float64"))
+    steps = (kernel(Nest("copy", over(Store(out, (i,), Load(x, (i,)))))),
+             *(kernel(Nest("more", again(Store(out, (j,), more)))) for _ in range(300)))
+    text = module_text(Program("many", (x,), (), (out,), (N,), steps))
+    assert text.count("define i64 @tx_run(") == 1
+    assert text.count("define internal i64 @tx_run.") == 3
+    assert text.count("define internal void @kernel") == 2, "equal kernels are compiled once"
 
 
 def contract_program(left_strides, right_strides, sizes, add=False, dtype="float32"):
@@ -502,6 +524,7 @@ def test_flat_chunks_are_whole_cache_lines():
     assert count == 1001 and grain % 64 == 0 and grain >= 16384 / 50
 
 
+@pytest.mark.usefixtures("parts")
 def test_long_calls_are_interrupted_between_steps():
     x, mid = Buffer("x", "int64", (n,), "input"), Buffer("mid", "int64", (n,))
     out = Buffer("out", "int64", (n,), "output")

@@ -3,3 +3,11 @@
 Every module has ``SIDE``, a dict from a workload's family to a function that takes the data and
 returns a :class:`sides.case.Case`.
 """
+
+from __future__ import annotations
+
+OURS = "tetractys"
+SIDES = {OURS: ("tetractys_side", "SIDE"), "numpy": ("numpy_side", "SIDE"),
+         "numba": ("numba_side", "SIDE"), "jax": ("jax_side", "SIDE"),
+         "torch": ("torch_side", "SIDE"), "torch.compile": ("torch_side", "COMPILED")}
+"""Module and table of each side; ``torch.compile`` is slow to start."""

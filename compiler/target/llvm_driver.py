@@ -31,6 +31,9 @@ CHUNK_WORK = 16_384
 LONG_WORK = 1 << 24
 """Scalar operations from which on a call asks between steps whether the user interrupted it."""
 
+PART_STEPS = 128
+"""Steps that one function walks; LLVM takes time quadratic in the calls of a function."""
+
 LARGEST = 1 << 62
 """Sizes above this are refused."""
 
@@ -180,38 +183,59 @@ def emit_run(module: Module, program: Program) -> None:
     _RunEmitter(module, program).emit()
 
 
+_RUN_ARGUMENTS = "(ptr %symbols, ptr %pointers, ptr %arena, ptr %status)"
+
+
 class _RunEmitter:
     """Writes ``tx_run``."""
 
     def __init__(self, module: Module, program: Program):
         self.module, self.program = module, program
         self.kernels = _Kernels(module)
-        self.writer = FunctionWriter(
-            module, "define i64 @tx_run(ptr %symbols, ptr %pointers, ptr %arena, ptr %status) "
-                    f"{DRIVER_ATTRIBUTES}")
         listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
         self.slots = {buffer: number for number, buffer in enumerate(listed)}
         self.write_only = write_only(program)
         self.work = program_work(program)
-        self.long: str | None = None
-        self.frame_words = self.table_words = 0
         self.serials = count()
+        self.checked = False
 
     def emit(self) -> None:
-        """Write the whole function."""
-        writer = self.writer
+        """Write ``tx_run``, which walks the steps, or calls functions that walk a part each."""
+        steps = len(self.program.steps)
+        if steps <= PART_STEPS:
+            self.part("define i64 @tx_run", range(steps))
+            return
+        firsts = range(0, steps, PART_STEPS)
+        for first in firsts:
+            self.part(f"define internal i64 @tx_run.{first}",
+                      range(first, min(first + PART_STEPS, steps)))
+        writer = FunctionWriter(self.module, f"define i64 @tx_run{_RUN_ARGUMENTS}")
+        for first in firsts:
+            result = writer.emit(f"call i64 @tx_run.{first}{_RUN_ARGUMENTS}")
+            stop = writer.emit(f"icmp ne i64 {result}, 0")
+            writer.branch_if(stop, lambda value=result: writer.leave(f"ret i64 {value}"), "stop")
+        writer.run("ret i64 0")
+        writer.finish()
+
+    def part(self, head: str, numbers: range) -> None:
+        """Write a function that walks some of the steps; its result is not 0 when it stopped."""
+        writer = self.writer = FunctionWriter(
+            self.module, f"{head}{_RUN_ARGUMENTS} {DRIVER_ATTRIBUTES}")
+        self.long: str | None = None
+        self.frame_words = self.table_words = 0
         _load_symbols(writer, ordered_symbols(self.program))
         if not isinstance(self.work, int):
             self.long = writer.emit(f"icmp sgt i64 {writer.dim(self.work)}, {LONG_WORK}")
         elif self.work > LONG_WORK:
             self.long = "true"
-        checked = False
-        for number, step in enumerate(self.program.steps):
-            if number == self.program.commit and checked:
+        for number in numbers:
+            if number == self.program.commit and self.checked:
                 self.stop_if_failed()
+            step = self.program.steps[number]
             self.step(step, number < self.program.commit)
-            checked = checked or _has_check(step)
-        result = writer.emit("load i64, ptr %status, align 8") if checked else "0"
+            self.checked = self.checked or _has_check(step)
+        is_last = numbers.stop == len(self.program.steps)
+        result = writer.emit("load i64, ptr %status, align 8") if is_last and self.checked else "0"
         writer.run(f"ret i64 {result}")
         for name, size in (("frame", self.frame_words), ("table", self.table_words)):
             if size:
