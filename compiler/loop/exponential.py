@@ -277,12 +277,15 @@ def exp_of_negative(x: Value) -> Value:
 
 
 def sigmoid(x: Value) -> Value:
-    """Return 1 / (1 + e**-x)."""
-    e = exp_of_negative(x)
-    bottom = 1.0 + e
-    quotient = select(x < 0.0, e, 1.0) / bottom
-    # What the sum lost, over the divisor, which is near one where the loss counts.
-    return fma(-quotient, e - (bottom - 1.0), quotient)
+    """Return 1 / (1 + e**-x), with little more than one rounding in the divisor.
+
+    Both sides of the division are scaled: ``e**-x`` overflows where the result is denormal.
+    """
+    low, scaling = {"float32": (-104.0, 64), "float64": (-746.0, 512)}[x.dtype]
+    # Above 40 the result is 1.
+    r, _, bits = reduce_exponential(-at_most(at_least(x, low), 40.0), x.format.bias - scaling)
+    power, one = power_of_two(bits, x.format), 0.5 ** scaling
+    return one / (power + fma(expm1_reduced(r), power, one))
 
 
 def softplus(x: Value) -> Value:

@@ -194,7 +194,7 @@ class Value:
         return self.op("shr", other)
 
 
-LONG_POLYNOMIAL = 10
+LONG_POLYNOMIAL = 5
 
 Operand = Value | bool | int | float
 
@@ -232,12 +232,17 @@ def horner(x: Value, coefficients: Sequence[float]) -> Value:
 def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
     """Return ``c[0] + c[1]*x + c[2]*x**2 + ...``.
 
-    A long one is split into even and odd powers, which a processor evaluates side by side.
+    A long one is a polynomial in ``x*x`` whose coefficients are the pairs ``c[2*k] + c[2*k+1]*x``,
+    which a processor evaluates side by side: about half as many steps wait for each other.
     """
     if len(coefficients) < LONG_POLYNOMIAL:
         return horner(x, coefficients)
+    pairs = [horner(x, coefficients[start:start + 2]) for start in range(0, len(coefficients), 2)]
     square = x * x
-    return fma(horner(square, coefficients[1::2]), x, horner(square, coefficients[::2]))
+    result = pairs[-1]
+    for pair in reversed(pairs[:-1]):
+        result = fma(result, square, pair)
+    return result
 
 
 def two_sum(x: Value, y: Value) -> tuple[Value, Value]:
