@@ -64,8 +64,14 @@ class ExprCache:
 
     Give one cache to all builders of a kernel and their common parts are computed once.  It holds
     its nodes, so a node's ``id`` stays its own while the cache lives.
+
+    Attributes
+    ----------
+    takes_shortcuts : bool
+        Whether :func:`shortcut` makes nodes, for a target that can branch.
     """
 
+    takes_shortcuts: bool = False
     nodes: dict[tuple[object, ...], tuple[tuple[Expr, ...], Expr]] = field(default_factory=dict)
 
     def apply(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
@@ -209,6 +215,17 @@ def select(condition: Value, yes: Operand, no: Operand) -> Value:
     model = yes if isinstance(yes, Value) else no
     assert isinstance(model, Value)
     return condition.op("select", model.like(yes), model.like(no))
+
+
+def shortcut(applies: Value, short: Value, general: Value) -> Value:
+    """Return ``short`` where ``applies`` holds, else ``general``.
+
+    ``general`` is right everywhere, and costs more: a target computes it only where ``applies``
+    does not hold for all elements of some vectors, or always, and then never asks.
+    """
+    if not applies.cache.takes_shortcuts:
+        return general
+    return applies.op("shortcut", short, general)
 
 
 def at_most(x: Value, bound: float) -> Value:
