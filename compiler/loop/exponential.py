@@ -11,9 +11,12 @@ once.  *Logarithms* write ``x = 2**e * (1 + f)`` with ``1 + f`` between sqrt(1/2
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG1P, LOG_ATANH, SINH
-from .value import Format, Operand, Value, at_least, at_most, fma, polynomial, select
+from .value import (
+    Format, Operand, Value, at_least, at_most, fma, polynomial, select, shortcut,
+)
 
 LOG2_E = 1.4426950408889634
 
@@ -147,6 +150,15 @@ def split_exponent(x: Value, origin: Operand) -> tuple[Value, Value, Value]:
     return exponent - origin, fraction - 1.0, power
 
 
+def is_ordinary(x: Value) -> Value:
+    """Return whether ``x`` is positive, finite and normal: one comparison of its bits."""
+    form = x.format
+    smallest, infinity = 1 << form.mantissa, (2 * form.bias + 1) << form.mantissa
+    # In order as signed integers: ordinary numbers, infinity, NaNs, negative ones, zero, denormals.
+    moved = (x.bits() + (form.sign - smallest)).view(form.bits.removeprefix("u"))
+    return moved < infinity - smallest - form.sign
+
+
 def split_positive(x: Value) -> tuple[Value, Value]:
     """Return ``e`` and ``f``, where ``x = 2**e * (1 + f)`` is positive, and may be denormal."""
     origin, shift = exponent_origin(x.format), x.format.mantissa + 2
@@ -181,9 +193,15 @@ def log_edges(x: Value, result: Value) -> Value:
     return select(x.equals(math.inf), x, result)
 
 
+def logarithm(x: Value, finish: Callable[[Value, Value], Value]) -> Value:
+    """Return a logarithm, which ``finish`` makes of ``e`` and ``f`` of :func:`split_positive`."""
+    e, f, _ = split_exponent(x, exponent_origin(x.format))
+    return shortcut(is_ordinary(x), finish(e, f), log_edges(x, finish(*split_positive(x))))
+
+
 def log(x: Value) -> Value:
     """Return the natural logarithm."""
-    return log_edges(x, log_sum(*split_positive(x)))
+    return logarithm(x, log_sum)
 
 
 def log1p(x: Value) -> Value:
@@ -214,10 +232,12 @@ def log1p_of_fraction(x: Value) -> Value:
 
 def log_of_base(x: Value, inverse: tuple[float, float], unit: tuple[float, float]) -> Value:
     """Return ``log(x) * inverse``, with ``unit = log(2) * inverse``, each a head and a tail."""
-    e, f = split_positive(x)
-    rest = fma(log_tail(f), inverse[0], f * inverse[1])
-    part = fma(f, inverse[0], fma(e, unit[1], rest) if unit[1] else rest)
-    return log_edges(x, fma(e, unit[0], part))
+    def finish(e: Value, f: Value) -> Value:
+        rest = fma(log_tail(f), inverse[0], f * inverse[1])
+        part = fma(f, inverse[0], fma(e, unit[1], rest) if unit[1] else rest)
+        return fma(e, unit[0], part)
+
+    return logarithm(x, finish)
 
 
 def log2(x: Value) -> Value:
@@ -277,12 +297,15 @@ def exp_of_negative(x: Value) -> Value:
 
 
 def sigmoid(x: Value) -> Value:
-    """Return 1 / (1 + e**-x)."""
-    e = exp_of_negative(x)
-    bottom = 1.0 + e
-    quotient = select(x < 0.0, e, 1.0) / bottom
-    # What the sum lost, over the divisor, which is near one where the loss counts.
-    return fma(-quotient, e - (bottom - 1.0), quotient)
+    """Return 1 / (1 + e**-x), with little more than one rounding in the divisor.
+
+    Both sides of the division are scaled: ``e**-x`` overflows where the result is denormal.
+    """
+    low, scaling = {"float32": (-104.0, 64), "float64": (-746.0, 512)}[x.dtype]
+    # Above 40 the result is 1.
+    r, _, bits = reduce_exponential(-at_most(at_least(x, low), 40.0), x.format.bias - scaling)
+    power, one = power_of_two(bits, x.format), 0.5 ** scaling
+    return one / (power + fma(expm1_reduced(r), power, one))
 
 
 def softplus(x: Value) -> Value:

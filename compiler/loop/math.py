@@ -75,7 +75,8 @@ def call(name: str, *args: Expr) -> Expr:
 
 
 @memoize
-def definition(name: str, dtype: str, arity: int) -> tuple[tuple[Local, ...], Expr]:
+def definition(name: str, dtype: str, arity: int,
+               takes_shortcuts: bool = False) -> tuple[tuple[Local, ...], Expr]:
     """Return a function's parameters, and its expression over them.
 
     Parameters
@@ -85,9 +86,11 @@ def definition(name: str, dtype: str, arity: int) -> tuple[tuple[Local, ...], Ex
     dtype : str
         Of all arguments and of the result.
     arity : int
+    takes_shortcuts : bool
+        Whether the expression may hold ``shortcut``.
     """
     parameters = tuple(Local(f"x{number}", dtype) for number in range(arity))
-    return parameters, FUNCTIONS[name](*parameters)
+    return parameters, FUNCTIONS[name](*parameters, cache=ExprCache(takes_shortcuts))
 
 
 ACCURACY: dict[str, dict[str, float]] = {

@@ -28,7 +28,7 @@ class ScalarOp:
     accepts : str
         Which dtypes the arguments may have: any of the letters ``b`` (bool), ``i`` (integers),
         ``f`` (floats), ``h`` (halves: stored, not computed with).  All arguments have one dtype,
-        except for ``select``'s condition.
+        except for a condition (see :data:`CHOICES`).
     result : str
         ``same`` (the arguments' dtype), ``bool``, or ``given`` (the node's own dtype decides).
     evaluate : callable
@@ -110,6 +110,9 @@ def _fused_multiply_add(x, y, z):
     return np.where(np.isfinite(exact), exact, total)
 
 
+CHOICES = ("select", "shortcut")
+"""Primitives whose first argument is a condition, of its own dtype."""
+
 _ROWS = (
     ScalarOp("add", 2, "if", "same", np.add, "sum; integers wrap"),
     ScalarOp("sub", 2, "if", "same", np.subtract, "difference; integers wrap"),
@@ -150,6 +153,8 @@ _ROWS = (
              .astype("uint32"), "upper half of the 64-bit product; uint32 only"),
     ScalarOp("select", 3, "bifh", "given", np.where,
              "y where the bool x holds, else z; both are evaluated"),
+    ScalarOp("shortcut", 3, "f", "given", np.where,
+             "y where the bool x holds, else z, which is right everywhere and costs more"),
     ScalarOp("cast", 1, "bifh", "given", convert,
              "convert to the node's dtype; see scalar.convert; a half from or to float32 only"),
     ScalarOp("bitcast", 1, "ifh", "given", lambda x, dtype: np.asarray(x).view(numpy_dtype(dtype)),
@@ -182,25 +187,25 @@ def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
     name : str
         A row of :data:`SCALARS`.
     *args : Expr
-        Of one dtype (except ``select``'s condition).
+        Of one dtype (except the condition of :data:`CHOICES`).
     dtype : str, optional
         The result's dtype for ``cast`` and ``bitcast``.
     """
     row = SCALARS[name]
     assert len(args) == row.arity, (name, len(args))
-    operands = args[1:] if name == "select" else args
+    operands = args[1:] if name in CHOICES else args
     assert len({arg.dtype for arg in operands}) == 1, (name, [arg.dtype for arg in args])
     assert kind_of(operands[0].dtype) in row.accepts, (name, operands[0].dtype)
     if row.result == "bool":
         dtype = "bool"
-    elif row.result == "same" or name == "select":
+    elif row.result == "same" or name in CHOICES:
         dtype = operands[0].dtype
     assert dtype is not None, name
     if name == "cast" and args[0].dtype == dtype:
         return args[0]
     if name == "cast" and not isinstance(args[0], Const) and _needs_two_steps(args[0].dtype, dtype):
         return _cast_by_single(args[0], dtype)
-    if name == "select" and (isinstance(args[0], Const) or args[1] is args[2]):
+    if name in CHOICES and (isinstance(args[0], Const) or args[1] is args[2]):
         return args[1] if args[1] is args[2] or args[0].value else args[2]
     if all(isinstance(arg, Const) for arg in args):
         values = [np.asarray(a.value, numpy_dtype(a.dtype)) for a in args]

@@ -65,8 +65,14 @@ class ExprCache:
 
     Give one cache to all builders of a kernel and their common parts are computed once.  It holds
     its nodes, so a node's ``id`` stays its own while the cache lives.
+
+    Attributes
+    ----------
+    takes_shortcuts : bool
+        Whether :func:`shortcut` makes nodes, for a target that can branch.
     """
 
+    takes_shortcuts: bool = False
     nodes: dict[tuple[object, ...], tuple[tuple[Expr, ...], Expr]] = field(default_factory=dict)
 
     def apply(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
@@ -195,7 +201,7 @@ class Value:
         return self.op("shr", other)
 
 
-LONG_POLYNOMIAL = 10
+LONG_POLYNOMIAL = 5
 
 Operand = Value | bool | int | float
 
@@ -210,6 +216,17 @@ def select(condition: Value, yes: Operand, no: Operand) -> Value:
     model = yes if isinstance(yes, Value) else no
     assert isinstance(model, Value)
     return condition.op("select", model.like(yes), model.like(no))
+
+
+def shortcut(applies: Value, short: Value, general: Value) -> Value:
+    """Return ``short`` where ``applies`` holds, else ``general``.
+
+    ``general`` is right everywhere, and costs more: a target computes it only where ``applies``
+    does not hold for all elements of some vectors, or always, and then never asks.
+    """
+    if not applies.cache.takes_shortcuts:
+        return general
+    return applies.op("shortcut", short, general)
 
 
 def at_most(x: Value, bound: float) -> Value:
@@ -233,12 +250,17 @@ def horner(x: Value, coefficients: Sequence[float]) -> Value:
 def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
     """Return ``c[0] + c[1]*x + c[2]*x**2 + ...``.
 
-    A long one is split into even and odd powers, which a processor evaluates side by side.
+    A long one is a polynomial in ``x*x`` whose coefficients are the pairs ``c[2*k] + c[2*k+1]*x``,
+    which a processor evaluates side by side: about half as many steps wait for each other.
     """
     if len(coefficients) < LONG_POLYNOMIAL:
         return horner(x, coefficients)
+    pairs = [horner(x, coefficients[start:start + 2]) for start in range(0, len(coefficients), 2)]
     square = x * x
-    return fma(horner(square, coefficients[1::2]), x, horner(square, coefficients[::2]))
+    result = pairs[-1]
+    for pair in reversed(pairs[:-1]):
+        result = fma(result, square, pair)
+    return result
 
 
 def two_sum(x: Value, y: Value) -> tuple[Value, Value]:

@@ -14,7 +14,7 @@ from .ir import (
 )
 from .math import FUNCTIONS
 from .matrix import KINDS
-from .scalar import SCALARS, kind_of
+from .scalar import CHOICES, SCALARS, kind_of
 from .text import statement_text
 from .walk import bound_symbols, loads, operands, postorder, statements, target_access
 
@@ -278,16 +278,16 @@ def scalar_fault(node: Scalar) -> str | None:
     if len(node.args) != row.arity:
         return f"{node.name} takes {row.arity} arguments, not {len(node.args)}"
     args = node.args
-    if node.name == "select":
+    if node.name in CHOICES:
         if args[0].dtype != "bool":
-            return "select's condition is not bool"
+            return f"{node.name}'s condition is not bool"
         args = args[1:]
     dtypes = [arg.dtype for arg in args]
     if len(set(dtypes)) != 1:
         return f"{node.name} of different dtypes: {', '.join(dtypes)}"
     if kind_of(dtypes[0]) not in row.accepts:
         return f"{node.name} does not take {dtypes[0]}"
-    same = row.result == "same" or node.name == "select"
+    same = row.result == "same" or node.name in CHOICES
     expected = "bool" if row.result == "bool" else dtypes[0] if same else node.dtype
     if node.dtype != expected:
         return f"{node.name} of {dtypes[0]} gives {expected}, not {node.dtype}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..dtypes import SIZES, is_float
 from ..loop.ir import Const, Scalar
+from ..loop.scalar import CHOICES
 
 C_TYPES = {
     "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
@@ -193,7 +194,7 @@ PRINTERS: dict[str, Printer] = {
     "shl": lambda node, args: _shift(node, args, "<<", unsigned(node.dtype)),
     "shr": lambda node, args: _shift(node, args, ">>", C_TYPES[node.dtype]),
     "mulhi": lambda node, args: f"__umulhi({args[0]}, {args[1]})",
-    "select": lambda node, args: f"({args[0]} ? {args[1]} : {args[2]})",
+    **dict.fromkeys(CHOICES, lambda node, args: f"({args[0]} ? {args[1]} : {args[2]})"),
     "cast": _cast, "bitcast": _bitcast,
 }
 """How to write each primitive: from the operands' texts to the result's."""

@@ -16,6 +16,7 @@ from ...runtime.artifact import numpy_dtype
 from ..dtypes import FLOATS, HALVES, SIZES, is_float
 from ..loop.half import conversion
 from ..loop.ir import Const, Scalar
+from ..loop.scalar import CHOICES
 from ..loop.walk import postorder
 from .llvm_writer import FunctionWriter
 
@@ -329,6 +330,6 @@ EMITTERS: dict[str, Emitter] = {
     "gt": _compare("gt"), "ge": _compare("ge"),
     "and": _binary("and"), "or": _binary("or"), "xor": _exclusive_or, "not": _complement,
     "shl": _shift(True), "shr": _shift(False), "mulhi": _upper_half,
-    "select": _select, "cast": _cast, "bitcast": _bitcast,
+    **dict.fromkeys(CHOICES, _select), "cast": _cast, "bitcast": _bitcast,
 }
 """How to write each primitive: from the operands' registers to the result's."""

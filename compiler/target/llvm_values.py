@@ -1,4 +1,4 @@
-"""The values of expressions in LLVM IR: loads, stores, sizes, and calls of scalar functions.
+"""The values of expressions in LLVM IR: loads, stores, sizes, and what is made of them.
 
 :class:`Values` writes one element at a time; ``llvm_vector.py`` writes several, and asks it for
 what all of them share.
@@ -6,20 +6,15 @@ what all of them share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..dims import DimLike
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, Check, Const, Expr, Index, Load, Local, Nest, Scalar
-from ..loop.math import FUNCTIONS, definition
+from ..loop.math import FUNCTIONS
 from ..loop.walk import accumulated_locals, postorder, stable_expressions
 from ..program import row_major_strides
-from .llvm_scalar import EMITTERS, combine, constant, llvm_type, memory_type, suffix
-from .llvm_writer import FunctionWriter, Module
-
-INLINE_LIMIT = 250
-"""Operations of a scalar function up to which it may be inlined into loops; only integer powers
-are longer."""
+from .llvm_function import call
+from .llvm_scalar import EMITTERS, combine, constant, llvm_type, memory_type
+from .llvm_writer import FunctionWriter
 
 _REPORT = """
 define internal void @tx.report(ptr %status, i64 %code, i64 %value) noinline cold nounwind {
@@ -33,82 +28,6 @@ store:
 done:
   ret void
 }"""
-
-
-def call(writer: FunctionWriter, node: Scalar, args: Sequence[Sequence[str]], lanes: int = 1,
-         inline: bool = True) -> list[str]:
-    """Write the call of a scalar function on several independent vectors.
-
-    Parameters
-    ----------
-    writer : FunctionWriter
-    node : Scalar
-        Gives the function's name, dtype and arity.
-    args : sequence of sequence of str
-        For each vector the operands.
-    lanes : int
-        Of a vector.
-    inline : bool
-        Whether the function's code goes into the loop, for speed, or is called, for short code.
-
-    Returns
-    -------
-    list of str
-        A result for each vector.
-    """
-    kind = llvm_type(node.dtype, lanes)
-    copies = len(args)
-    name = f"{node.name}.{suffix(node.dtype, lanes)}" + (f".x{copies}" if copies > 1 else "") \
-        + ("" if inline else ".call")
-    module = writer.module
-    if name not in module.declarations:
-        module.declarations[name] = ""
-        module.declarations[name] = _defined(module, name, node, lanes, copies, inline)
-    passed = ", ".join(f"{kind} {arg}" for operands in args for arg in operands)
-    result = _result_type(kind, copies)
-    together = writer.emit(f"call {result} @{name}({passed})")
-    if copies == 1:
-        return [together]
-    return [writer.emit(f"extractvalue {result} {together}, {copy}") for copy in range(copies)]
-
-
-def _result_type(kind: str, copies: int) -> str:
-    return kind if copies == 1 else "{ " + ", ".join([kind] * copies) + " }"
-
-
-def _defined(module: Module, name: str, node: Scalar, lanes: int, copies: int,
-             inline: bool) -> str:
-    """Return the LLVM function of a scalar function, written from its expression.
-
-    The vectors' operations alternate: each is one long chain, and the processor looks only so far
-    ahead for independent work.
-    """
-    parameters, root = definition(node.name, node.dtype, len(node.args))
-    kind = llvm_type(node.dtype, lanes)
-    order = postorder(root)
-    values = {id(local): [f"%x{copy}.{number}" for copy in range(copies)]
-              for number, local in enumerate(parameters)}
-    header = ", ".join(f"{kind} {values[id(local)][copy]}"
-                       for copy in range(copies) for local in parameters)
-    attribute = "alwaysinline" if inline and len(order) <= INLINE_LIMIT else "noinline"
-    result = _result_type(kind, copies)
-    writer = FunctionWriter(module, f"define internal {result} @{name}({header}) "
-                                    f"{attribute} nounwind willreturn memory(none)")
-    for one in order:
-        if isinstance(one, Const):
-            values[id(one)] = [constant(one.value, one.dtype, lanes)] * copies
-        elif isinstance(one, Scalar):
-            values[id(one)] = [
-                EMITTERS[one.name](writer, one, [values[id(arg)][copy] for arg in one.args], lanes)
-                for copy in range(copies)]
-    returned = values[id(root)]
-    together = "poison"
-    for copy, value in enumerate(returned):
-        if copies > 1:
-            together = writer.emit(f"insertvalue {result} {together}, {kind} {value}, {copy}")
-    writer.run(f"ret {result} {together if copies > 1 else returned[0]}")
-    writer.finish()
-    return module.functions.pop()
 
 
 class Values:

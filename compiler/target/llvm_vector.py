@@ -20,10 +20,11 @@ from ..loop.ir import (
 )
 from ..loop.math import FUNCTIONS
 from ..loop.walk import postorder
+from .llvm_function import call
 from .llvm_prefetch import Ahead, emit_prefetches
 from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, memory_type, vector_of
 from .llvm_stream import may_stream, streams_of, to_boundary
-from .llvm_values import Values, call
+from .llvm_values import Values
 from .llvm_vector_memory import (
     Mask, VectorMemory, gathered, leading, numbered, shuffle, splat, up_to)
 from .llvm_vector_plan import INTERLEAVE, VectorPlan, slope
