@@ -26,6 +26,7 @@ from .specification import In, Specification, Updates, specify
 if TYPE_CHECKING:  # imported by the first function instead: importing tetractys stays quick
     from .compiler.signature import Options, Stages
     from .runtime.call import Executable
+    from .runtime.convert import Converter
     from .runtime.memory import MemoryUse
 
 MAX_VARIANTS = 4
@@ -87,6 +88,7 @@ class Function:
                            for k, spec in enumerate(self._specs)]
         self._takes_out = all(argument.name != "out" for argument in self._arguments)
         self._trust_input = False
+        self._converter: Converter | None = None  # known when a device is first used
         self._storages = [v.storage for v in self.signature.shared]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,8 +108,11 @@ class Function:
     def _dispatch(self, *args: Any, **kwargs: Any) -> Any:
         """Convert the arguments, find or make the variant for their sizes, and run it."""
         out = kwargs.pop("out", None) if self._takes_out else None
+        if self._converter is None:
+            from .runtime.devices import converter_for
+            self._converter = converter_for(self.options.device)
         arrays = convert_arguments(self.name, self._arguments, self._policies,
-                                   *self._with_defaults(args, kwargs))
+                                   *self._with_defaults(args, kwargs), self._converter)
         return self._run(arrays, out)
 
     def _run(self, arrays: list[np.ndarray], out: Any = None) -> Any:

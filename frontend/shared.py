@@ -10,6 +10,7 @@ import numpy as np
 from .compiler.config import config
 from .compiler.dtypes import DTYPES, is_float
 from .compiler.graph import SharedBase, TensorType, axis_dims, creation_site, format_site
+from .runtime.devices import array_on_device
 from .runtime.errors import DtypeError, ShapeError, format_message
 from .runtime.shared import Storage
 
@@ -37,7 +38,8 @@ class SharedVariable(SharedBase):
         Parameters
         ----------
         new_value : array_like
-            Of this variable's dtype (numbers and lists are converted) and number of axes.
+            Of this variable's dtype (numbers and lists are converted) and number of axes.  An
+            array of this dtype in a device's memory is copied there.
         borrow : bool
             Accepted for Theano's sake; the value is always copied, so storage is never aliased.
 
@@ -95,7 +97,7 @@ def shared(value: Any, name: str | None = None, strict: bool = False,
     array([1., 2., 3.])
     """
     array = _numbers(value)
-    if not isinstance(value, (np.ndarray, np.generic)) and is_float(array.dtype.name):
+    if not _is_array(value, array) and is_float(array.dtype.name):
         array = array.astype(config.floatX)
     dtype = array.dtype.newbyteorder("=").name
     if dtype not in DTYPES:
@@ -116,7 +118,7 @@ def shared(value: Any, name: str | None = None, strict: bool = False,
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """Return a value as an array of numbers.
+    """Return a value as an array of numbers, in a device's memory if it lives there.
 
     Raises
     ------
@@ -124,8 +126,9 @@ def _numbers(value: Any) -> np.ndarray:
         If it is none.
     """
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, OverflowError) as error:
+        held = array_on_device(value)
+        array = np.asarray(value) if held is None else held
+    except (TypeError, ValueError, OverflowError, BufferError) as error:
         raise DtypeError(format_message(
             "A shared variable holds an array of numbers.", values=str(error),
             where=format_site(creation_site()),
@@ -137,9 +140,14 @@ def _numbers(value: Any) -> np.ndarray:
     return array
 
 
+def _is_array(value: Any, array: Any) -> bool:
+    """Return whether a value, given as ``array`` now, has a dtype that somebody chose."""
+    return isinstance(value, (np.ndarray, np.generic)) or not isinstance(array, np.ndarray)
+
+
 def _is_storable(value: Any, array: np.ndarray, dtype: str) -> bool:
     """Return whether a value may be stored as ``dtype``."""
-    if isinstance(value, (np.ndarray, np.generic)):
+    if _is_array(value, array):
         return np.can_cast(array.dtype, dtype, "safe")
     with np.errstate(invalid="ignore"):
         return is_float(dtype) or bool((array.astype(dtype) == array).all())

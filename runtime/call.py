@@ -181,7 +181,7 @@ class Executable:
     def _execute(self, inputs: Sequence[np.ndarray], shared: list[np.ndarray],
                  places: Sequence[object]) -> list[np.ndarray]:
         artifact = self.artifact
-        _check_shared(artifact, shared)
+        check_shared(artifact, shared)
         if self.writes:
             inputs = [_apart(array, shared) for array in inputs]
         symbols = bind_symbols(artifact, [*inputs, *shared])
@@ -297,7 +297,7 @@ class Executable:
             return otherwise
 
 
-def _check_shared(artifact: Artifact, shared: Sequence[np.ndarray]) -> None:
+def check_shared(artifact: Artifact, shared: Sequence[np.ndarray]) -> None:
     """Refuse shared values of another type than the code was compiled for."""
     for argument, array in zip(artifact.shared, shared, strict=True):
         if array.dtype != argument.dtype or array.ndim != len(argument.axes):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,9 +35,13 @@ class Policy:
 
 DEFAULT_POLICY = Policy()
 
+Converter: TypeAlias = Callable[[object, Argument, Policy], np.ndarray]
+"""What makes an argument of a value, or says why not."""
+
 
 def convert_arguments(name: str, arguments: Sequence[Argument], policies: Sequence[Policy],
-                      values: Sequence[object], named: Mapping[str, object]) -> list[np.ndarray]:
+                      values: Sequence[object], named: Mapping[str, object],
+                      converter: Converter | None = None) -> list[np.ndarray]:
     """Return the arrays for one call.
 
     Parameters
@@ -48,6 +53,8 @@ def convert_arguments(name: str, arguments: Sequence[Argument], policies: Sequen
         One an argument.
     values, named : sequence and mapping of object
         What the user passed by position and by name.
+    converter : callable, optional
+        What converts one of them; default: :func:`convert`.
 
     Raises
     ------
@@ -56,7 +63,8 @@ def convert_arguments(name: str, arguments: Sequence[Argument], policies: Sequen
     """
     if named or len(values) != len(arguments):
         values = _match(name, arguments, values, named)
-    return [convert(value, argument, policy)
+    one = convert if converter is None else converter
+    return [one(value, argument, policy)
             for value, argument, policy in zip(values, arguments, policies, strict=True)]
 
 
@@ -90,15 +98,15 @@ def convert(value: object, argument: Argument, policy: Policy = DEFAULT_POLICY) 
     """
     expected = np.dtype(argument.dtype)
     if policy.strict and not (isinstance(value, np.ndarray) and value.dtype == expected):
-        raise _refusal(argument, _describe(value), "it accepts arrays of exactly this dtype only",
-                       f"Pass numpy.asarray(value, dtype={argument.dtype!r}).")
+        raise refusal(argument, _describe(value), "it accepts arrays of exactly this dtype only",
+                      f"Pass numpy.asarray(value, dtype={argument.dtype!r}).")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise _refusal(argument, _describe(value), str(error),
-                       "Pass an array or nested lists of equal lengths.") from error
+        raise refusal(argument, _describe(value), str(error),
+                      "Pass an array or nested lists of equal lengths.") from error
     if array.ndim != len(argument.axes):
-        raise _refusal(
+        raise refusal(
             argument, _describe(array), "the number of dimensions differs",
             "Reshape the value (value[None] adds an axis), or declare the variable with "
             f"{array.ndim} dimension{'s' if array.ndim != 1 else ''}.")
@@ -114,9 +122,9 @@ def _cast(value: object, array: np.ndarray, argument: Argument, policy: Policy) 
     """Cast an array of another dtype, when the policy allows it."""
     expected = np.dtype(argument.dtype)
     if array.dtype.kind not in _NUMBERS:
-        raise _refusal(argument, _describe(value if array.dtype == object else array),
-                       "it is not made of real numbers",
-                       "Pass numbers: an array, a list, or the value of a variable.")
+        raise refusal(argument, _describe(value if array.dtype == object else array),
+                      "it is not made of real numbers",
+                      "Pass numbers: an array, a list, or the value of a variable.")
     if policy.allow_downcast or np.can_cast(array.dtype, expected, "safe"):
         return array.astype(expected)
     if not isinstance(value, np.ndarray):
@@ -129,12 +137,13 @@ def _cast(value: object, array: np.ndarray, argument: Argument, policy: Policy) 
         if policy.allow_downcast is None and isinstance(value, float) and expected == np.float32 \
                 and np.isfinite(cast):
             return cast
-    raise _refusal(
+    raise refusal(
         argument, _describe(array), "the conversion could lose information",
         f"Pass value.astype({argument.dtype!r}), or compile with allow_input_downcast=True.")
 
 
-def _refusal(argument: Argument, given: str, reason: str, remedy: str) -> CallError:
+def refusal(argument: Argument, given: str, reason: str, remedy: str) -> CallError:
+    """Return the error for a value that does not fit an argument."""
     expected = f"{argument.dtype}, {len(argument.axes)}-dimensional"
     return CallError(format_message(
         f"Argument {argument.name} does not fit: {reason}.",

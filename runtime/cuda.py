@@ -1,42 +1,52 @@
 """Run an artifact on a GPU.
 
-The arguments of a call, its results, constants, the words of its checks and the arena lie in one
-block of device memory that the function keeps; shared variables have memory of their own, which
-moves to the host only when somebody reads it.  For given sizes and addresses all launches of a call
-are recorded once, as a graph, and replayed with one call of the driver.
+A call runs in a *lane*: a stream, and a block of device memory for arguments and results that come
+from and go to the host, for temporaries, and for the words of the checks.  A function has one lane,
+and more while several threads call it at once; the lanes of all functions run side by side, and
+wait for each other where they use the same memory (``cuda_memory.py``).  Arrays on the device are
+used where they are.  The launches of a call that comes with the same sizes and addresses as one
+before are recorded as a graph, which one call of the driver replays.
+
+A call waits for the GPU if it takes anything from the host, gives anything to it, or has something
+to check; any other call returns at once, and its results know what they wait for.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from . import cpu_locks
 from .artifact import Artifact
-from .call import Executable, bind_symbols, constant_array
-from .convert import DEFAULT_POLICY, Policy
-from .cuda_array import DeviceArray, Memory
+from .call import Executable, bind_symbols, check_shared, constant_array
+from .convert import DEFAULT_POLICY, Policy, convert_arguments
+from .cuda_array import DeviceArray
 from .cuda_driver import driver
-from .errors import CallError, DeviceError, InternalError, ShapeError, format_message
-from .memory import MemoryUse
-from .results import deliver
+from .cuda_exchange import convert_on, import_destination
+from .cuda_layout import Layout, Places, Plan, byte_count
+from .cuda_memory import (
+    ForeignMemory, Memory, Stream, has_read, has_written, will_read, will_write)
+from .errors import DeviceError, InternalError, ShapeError, format_message
+from .memory import MemoryUse, allocate
+from .results import Destinations, check_destinations, deliver, destinations, fits
 from .shared import Storage, hold, locks_of
-
-ALIGNMENT = 256
-"""Bytes: what device memory is aligned to."""
 
 NOT_FAILED = -2**63
 """What the word of a check holds while it has not failed."""
 
 GRAPHS = 8
-"""Recorded calls kept for different sizes."""
+"""Recorded calls a lane keeps, for different sizes and addresses."""
 
-LARGEST = 1 << 62
-_ARITHMETIC = {"__builtins__": {}, "min": min, "max": max}
+LANES = 4
+"""Calls of one function that run at once; further ones wait."""
+
+ALIGNED = 16
+"""Bytes: the widest load of a kernel.  Arrays that begin elsewhere are copied."""
+
+AnyArray = np.ndarray | DeviceArray
 
 
 def device_number(device: str) -> int:
@@ -55,18 +65,70 @@ def device_number(device: str) -> int:
     return number
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where things are in the block, for given sizes: offsets in bytes, and shapes of results."""
+def _overlap(one: AnyArray, other: AnyArray) -> bool:
+    """Return whether two arrays may share memory."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) \
+            and np.may_share_memory(one, other)
+    return one.overlaps(other)
 
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    constants: tuple[int, ...]
-    status: int
-    arena: int
-    extra: int
-    size: int
-    shapes: tuple[tuple[int, ...], ...]
+
+DESTINATIONS = Destinations((np.ndarray, DeviceArray), "NumPy arrays and arrays on the GPU",
+                            _overlap)
+
+
+class Lane:
+    """What one call at a time needs of a GPU.
+
+    Attributes
+    ----------
+    stream : Stream
+    block : Memory or None
+    seen : dict
+        Of each set of sizes and addresses: its graph, or None when it came once.
+    cells : list
+        The array of each borrowed output.
+    foreign : list
+        Memory of other libraries that unfinished work reads.
+    """
+
+    def __init__(self, device: int, outputs: int):
+        self.stream = Stream(device)
+        self.recorder = self.stream.driver.stream(records=True)
+        self.block: Memory | None = None
+        self.seen: dict[tuple[int, ...], object] = {}
+        self.cells: list[AnyArray | None] = [None] * outputs
+        self.foreign: list[ForeignMemory] = []
+
+    def reserve(self, size: int) -> Memory:
+        """Return the block, of this many bytes at least."""
+        if self.block is None or self.block.size < size:
+            self.forget()
+            self.block = Memory(size, self.stream)
+        return self.block
+
+    def forget(self) -> None:
+        """Free the block, and the graphs that name it."""
+        self.block = None
+        while self.seen:
+            self._discard()
+
+    def note(self, key: tuple[int, ...], graph: object) -> None:
+        """Note sizes and addresses, with their graph or None."""
+        self.seen.pop(key, None)
+        while len(self.seen) >= GRAPHS:
+            self._discard()
+        self.seen[key] = graph
+
+    def _discard(self) -> None:
+        graph = self.seen.pop(next(iter(self.seen)))
+        if graph is not None:
+            self.stream.driver.discard(graph)
+
+    def settle(self) -> None:
+        """Let go of memory of other libraries that is not in use any more."""
+        if self.foreign and self.stream.driver.is_done(self.stream.event):
+            self.foreign.clear()
 
 
 class CudaExecutable(Executable):
@@ -85,11 +147,17 @@ class CudaExecutable(Executable):
         Return results as :class:`DeviceArray`, rather than as NumPy arrays.
     keys : sequence of str, optional
         Return a dict with these keys.
+    borrowed : collection of int
+        Outputs whose array is written again by the next call.
+
+    Notes
+    -----
+    Any number of threads may call one executable.
     """
 
     def __init__(self, artifact: Artifact, device: str, storages: Sequence[Storage] = (),
                  policies: Sequence[Policy] = (), single: bool = False, on_device: bool = False,
-                 keys: Sequence[str] | None = None):
+                 keys: Sequence[str] | None = None, borrowed: Sequence[int] = ()):
         self.artifact, self.single, self.on_device = artifact, single, on_device
         self.keys = None if keys is None else tuple(keys)
         self.storages = tuple(storages)
@@ -97,251 +165,327 @@ class CudaExecutable(Executable):
         if len(self.storages) != len(artifact.shared) \
                 or len(self.policies) != len(artifact.inputs):
             raise InternalError(f"{artifact.name}: storages or policies do not match")
+        self.borrowed = frozenset(borrowed)
         self.driver = driver()
         self.device = device_number(device)
-        self.driver.use(self.device)
-        self.code = json.loads(artifact.code)
+        self.convert = convert_on(self.device)
+        self.plan = Plan(artifact)
         self.functions: dict[str, object] = {}
-        self.module = self.driver.load(self.code["source"], self.driver.describe(self.device)[1]) \
-            if self.code["steps"] else None
-        self.stream = self.driver.stream()
+        with self.driver.at(self.device):
+            self.module = self.driver.load(
+                self.plan.source, self.driver.describe(self.device)[1]) \
+                if self.plan.code["steps"] else None
         self.writes = artifact.updates_in_place or any(
             output.shared is not None for output in artifact.outputs)
         cpu_locks.install()
         self.locks = locks_of(self.storages, self.writes)
         self.prologue = None if artifact.prologue is None else CudaExecutable(
             artifact.prologue, device, self.storages)
-        self.constants = [constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
-        self.block: Memory | None = None
-        self.graphs: dict[tuple[int, ...], object] = {}
-        self.layouts: dict[tuple[int, ...], _Layout] = {}
-        self.compiled: dict[str, object] = {}
-        self.own = threading.RLock()
+        self._constants = [constant_array(c.dtype, c.shape, c.data) for c in artifact.constants]
+        self._uploaded: list[DeviceArray] | None = None
+        self._idle: list[Lane] = []
+        self._lanes = 0
+        self._free = threading.Condition()
+        self._last: tuple[list[int], Layout] | None = None
 
     # -- a call ------------------------------------------------------------------------------------
 
-    def run(self, arrays: Sequence[np.ndarray], out: object = None) -> object:
-        """Call the function on arrays as ``convert_arguments`` returns them.
+    def call(self, *values: object, out: object = None, **named: object) -> object:
+        """Call the function on anything array-like, on the host or on its GPU."""
+        return self.run(convert_arguments(
+            self.artifact.name, self.artifact.inputs, self.policies, values, named,
+            self.convert), out)
 
-        Raises
-        ------
-        CallError
-            When given ``out``: results of a GPU go to fresh arrays.
-        """
-        if out is not None:
-            raise CallError(format_message(
-                f"{self.artifact.name} runs on a GPU, which cannot write into out=.",
-                remedy="leave out= away; on_device=True keeps the results in the GPU's memory"))
-        with hold(self.locks), self.own:
-            driver()  # refuses a forked process
-            self.driver.use(self.device)
-            shared = [self._on_device(storage) for storage in self.storages]
-            outputs = self._execute(arrays, shared)
-            results = self._kept_apart(outputs)
+    def run(self, arrays: Sequence[AnyArray], out: object = None) -> object:
+        """Call the function on arrays as ``convert_arguments`` returns them."""
+        driver()  # refuses a forked process
+        name, outputs = self.artifact.name, self.artifact.outputs
+        given = destinations(name, out, sum(o.shared is None for o in outputs), self.single,
+                             self.keys)
+        imported = iter([import_destination(place, name, self.device) for place in given])
+        places = [next(imported) if output.shared is None else None for output in outputs]
+        with self.driver.at(self.device), self._lane() as lane:
+            with hold(self.locks):
+                shared = [self._moved(storage, lane.stream) for storage in self.storages]
+                call = _Call(self, lane, arrays, shared, places)
+                if any(output.shared is not None for output in outputs):
+                    call.finish()  # before new values replace those that a failed check must leave
+                results = self._kept_apart(call.results)
+            if call.waits:
+                call.finish()
+            lane.settle()
+        results = [found if place is None else place for found, place in zip(results, given)]
         return deliver(results, self.single, self.keys)
+
+    def sizes(self, arrays: Sequence[AnyArray], shared: Sequence[DeviceArray]) -> list[int]:
+        """Return the values of all size symbols, those of the prologue included."""
+        symbols = bind_symbols(self.artifact, [*arrays, *shared])
+        if self.prologue is not None:
+            own = self.prologue
+            with own._lane() as lane:
+                call = _Call(own, lane, arrays, shared, [None] * len(own.artifact.outputs))
+                call.finish()
+            symbols += [int(value) for value in call.results]
+        return symbols
+
+    @contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        """Yield a lane that no other call uses."""
+        with self._free:
+            while not self._idle and self._lanes >= LANES:
+                self._free.wait()
+            lane = self._idle.pop() if self._idle else None
+            self._lanes += lane is None
+        try:
+            if lane is None:
+                lane = Lane(self.device, len(self.artifact.outputs))
+            yield lane
+        finally:
+            with self._free:
+                if lane is None:
+                    self._lanes -= 1
+                else:
+                    self._idle.append(lane)
+                self._free.notify()
 
     @property
     def memory(self) -> MemoryUse | None:
-        """The bytes of a call with the sizes planned last; None before the first."""
-        if not self.layouts:
+        """The bytes of the last call; None before the first."""
+        if self._last is None:
             return None
-        layout = next(reversed(self.layouts.values()))
-        outputs = sum(self._bytes(output.dtype, shape)
-                      for output, shape in zip(self.artifact.outputs, layout.shapes))
+        symbols, layout = self._last
+        outputs = sum(byte_count(output.dtype, shape) for output, shape
+                      in zip(self.artifact.outputs, self.plan.shapes(symbols)))
         return MemoryUse(layout.size - layout.arena, outputs,
-                         sum(array.nbytes for array in self.constants),
+                         sum(array.nbytes for array in self._constants),
                          sum(storage.nbytes for storage in self.storages))
 
     def release_memory(self) -> None:
         """Free the memory kept between calls."""
-        with self.own:
-            self._forget()
+        with self._free:
+            for lane in self._idle:
+                lane.forget()
+                lane.cells = [None] * len(lane.cells)
+            self._uploaded = None
 
-    def _forget(self) -> None:
-        self.block = None
-        for graph in self.graphs.values():
-            self.driver.discard(graph)
-        self.graphs.clear()
+    # -- what a call finds -------------------------------------------------------------------------
 
-    def _on_device(self, storage: Storage) -> DeviceArray:
+    def _moved(self, storage: Storage, stream: Stream) -> DeviceArray:
         """Return a shared variable's value in this GPU's memory, moving it there."""
         value = storage.cell[0]
-        if isinstance(value, DeviceArray) and value.device == self.device:
-            return value
-        array = storage.array()
-        moved = DeviceArray(Memory(array.nbytes, self.device), array.shape, array.dtype)
-        self._upload(moved.memory.pointer, array)
-        self.driver.synchronize(self.stream)
-        storage.cell[0] = moved
+        if not isinstance(value, DeviceArray) or value.device != self.device:
+            storage.cell[0] = value = self.uploaded(storage.array(), stream)
+        return value
+
+    def uploaded(self, array: np.ndarray, stream: Stream) -> DeviceArray:
+        """Return a copy of an array in this GPU's memory, ready for any stream to wait for."""
+        moved = DeviceArray(Memory(array.nbytes, stream), array.shape, array.dtype)
+        if array.nbytes:
+            self.driver.to_device(moved.pointer, array.ctypes.data, array.nbytes, stream.handle)
+        stream.record()
+        stream.synchronize()
         return moved
 
-    def _execute(self, inputs: Sequence[np.ndarray], shared: list[DeviceArray]) -> list[object]:
-        artifact = self.artifact
-        symbols = bind_symbols(artifact, [*inputs, *shared])
-        if self.prologue is not None:
-            symbols += [int(np.asarray(v)) for v in self.prologue._execute(inputs, shared)]
-        layout = self._layout(symbols)
-        if self.block is None or self.block.size < layout.size:
-            self._forget()
-            self.block = Memory(layout.size, self.device)
-            self.layouts = {tuple(symbols): layout}
-        base = self.block.pointer
-        for offset, array in zip(layout.inputs, inputs):
-            self._upload(base + offset, array)
-        count = len(self.code["checks"])
-        if count:
-            self._upload(base + layout.status, np.full(count, NOT_FAILED, np.int64))
-        key = (*symbols, *(array.memory.pointer for array in shared))
-        graph = self.graphs.get(key)
-        if graph is None:
-            graph = self._record(symbols, layout, shared)
-            while len(self.graphs) >= GRAPHS:
-                self.driver.discard(self.graphs.pop(next(iter(self.graphs))))
-            self.graphs[key] = graph
-        self.driver.replay(graph, self.stream)
-        if count:
-            self._report(base + layout.status, count)
-        return self._results(layout)
+    def constants(self, stream: Stream) -> list[DeviceArray]:
+        """Return the constants on the GPU, which all lanes share."""
+        with self._free:
+            if self._uploaded is None:
+                self._uploaded = [self.uploaded(array, stream) for array in self._constants]
+            return self._uploaded
 
-    def _results(self, layout: _Layout) -> list[object]:
-        """Return the results: copies of what the block holds."""
-        found: list[object] = []
-        for output, offset, shape in zip(self.artifact.outputs, layout.outputs, layout.shapes):
-            start = self.block.pointer + offset
-            if self.on_device or output.shared is not None:
-                size = int(np.prod(shape, dtype=np.int64)) * np.dtype(output.dtype).itemsize
-                array = DeviceArray(Memory(size, self.device), shape, output.dtype)
-                if size:
-                    self.driver.copy(array.memory.pointer, start, size, self.stream)
-            else:
-                array = np.empty(shape, output.dtype)
-                if array.nbytes:
-                    self.driver.to_host(array.ctypes.data, start, array.nbytes, self.stream)
-            found.append(array)
-        self.driver.synchronize(self.stream)
-        return found
-
-    def _upload(self, pointer: int, array: np.ndarray) -> None:
-        if array.nbytes:
-            self.driver.to_device(pointer, array.ctypes.data, array.nbytes, self.stream)
-
-    def _report(self, pointer: int, count: int) -> None:
-        """Raise the error of the first check that failed."""
-        words = np.empty(count, np.int64)
-        self.driver.to_host(words.ctypes.data, pointer, words.nbytes, self.stream)
-        self.driver.synchronize(self.stream)
-        failed = np.flatnonzero(words != NOT_FAILED)
-        if failed.size:
-            raise self._failure(self.code["checks"][failed[0]], int(words[failed[0]]))
-
-    # -- sizes and places --------------------------------------------------------------------------
-
-    def _value(self, text: str, symbols: Sequence[int] | Mapping[int, int]) -> int:
-        """Return the value of an expression over sizes."""
-        code = self.compiled.get(text)
-        if code is None:
-            code = self.compiled[text] = compile(text, "<size>", "eval")
-        return eval(code, {**_ARITHMETIC, "s": symbols})  # noqa: S307  (our own text)
-
-    def _layout(self, symbols: list[int]) -> _Layout:
-        """Check the guards; return where everything is for these sizes."""
-        layout = self.layouts.get(tuple(symbols))
-        if layout is not None:
-            return layout
-        artifact, code = self.artifact, self.code
-        for number, sizes in enumerate(artifact.guard_sizes, 1):
-            left, right = (self._value(text, symbols) for text in sizes)
-            if left != right:
-                raise self._broken_guard(number, symbols)
-        shapes = tuple(tuple(self._value(text, symbols) for text in dims)
-                       for dims in code["outputs"])
-        if any(self._value(text, symbols) < 0 for text in code["sizes"]):
-            raise ShapeError(format_message(
-                f"A size computed in {artifact.name} is negative.",
-                f"results of shapes {list(shapes)}; {self._symbol_text(symbols)}"))
-        offset = 0
-
-        def place(size: int) -> int:
-            nonlocal offset
-            start, offset = offset, offset + -(-size // ALIGNMENT) * ALIGNMENT
-            return start
-
-        inputs = tuple(place(self._bytes(argument.dtype, [
-            axis if axis >= 0 else symbols[-axis - 1] for axis in argument.axes]))
-            for argument in artifact.inputs)
-        outputs = tuple(place(self._bytes(output.dtype, shape))
-                        for output, shape in zip(artifact.outputs, shapes))
-        constants = tuple(place(array.nbytes) for array in self.constants)
-        status = place(8 * len(code["checks"]))
-        arena = place(self._value(code["arena"], symbols))
-        extra = place(max((self._value(text, symbols) for text in code["extra"]), default=0))
-        if offset > LARGEST:
-            raise MemoryError(f"{artifact.name}: the results would take more than {LARGEST} bytes")
-        layout = _Layout(inputs, outputs, constants, status, arena, extra, offset, shapes)
-        while len(self.layouts) >= GRAPHS:
-            del self.layouts[next(iter(self.layouts))]
-        self.layouts[tuple(symbols)] = layout
+    def layout(self, symbols: list[int], inputs: Sequence[bool], outputs: Sequence[bool]) -> Layout:
+        """Return where everything is for these sizes."""
+        layout = self.plan.layout(symbols, inputs, outputs)
+        self._last = symbols, layout
         return layout
 
-    @staticmethod
-    def _bytes(dtype: str, shape: Sequence[int]) -> int:
-        size = np.dtype(dtype).itemsize
-        for extent in shape:
-            size *= extent
-        return size
+    def check_sizes(self, symbols: list[int]) -> tuple[tuple[int, ...], ...]:
+        """Check the guards; return the shapes of the outputs."""
+        for number, sizes in enumerate(self.artifact.guard_sizes, 1):
+            left, right = (self.plan.value(text, symbols) for text in sizes)
+            if left != right:
+                raise self._broken_guard(number, symbols)
+        shapes = self.plan.shapes(symbols)
+        if self.plan.negative(symbols):
+            raise ShapeError(format_message(
+                f"A size computed in {self.artifact.name} is negative.",
+                f"results of shapes {list(shapes)}; {self._symbol_text(symbols)}"))
+        return shapes
 
-    # -- recording ---------------------------------------------------------------------------------
+    def launch(self, symbols: list[int], places: Places, stream: int) -> None:
+        """Queue all launches of a call."""
+        for launch in self.plan.launches(symbols, places):
+            function = self.functions.get(launch.kernel)
+            if function is None:
+                function = self.functions[launch.kernel] = self.driver.function(
+                    self.module, launch.kernel)
+            self.driver.launch(function, launch.blocks, launch.threads, launch.arguments, stream)
 
-    def _record(self, symbols: list[int], layout: _Layout, shared: list[DeviceArray]) -> object:
-        """Return the graph of all launches of a call."""
-        base = self.block.pointer
-        for offset, array in zip(layout.constants, self.constants):
-            self._upload(base + offset, array)
-        self.driver.synchronize(self.stream)
-        given = [*(base + offset for offset in layout.inputs),
-                 *(array.memory.pointer for array in shared),
-                 *(base + offset for offset in layout.outputs),
-                 *(base + offset for offset in layout.constants)]
-        place = _Places(given, base + layout.arena, base + layout.extra, base + layout.status)
-        self.driver.begin_capture(self.stream)
+    def report(self, words: np.ndarray) -> None:
+        """Raise the error of the first check that failed."""
+        failed = np.flatnonzero(words != NOT_FAILED)
+        if failed.size:
+            raise self._failure(self.plan.checks[failed[0]], int(words[failed[0]]))
+
+
+class _Call:
+    """One call, queued on a lane.
+
+    Attributes
+    ----------
+    results : list
+        One an output; arrays of the host have their values once ``finish`` was called.
+    waits : bool
+        Whether the caller must not return before it is finished.
+    """
+
+    def __init__(self, owner: CudaExecutable, lane: Lane, inputs: Sequence[AnyArray],
+                 shared: Sequence[DeviceArray], places: Sequence[object]):
+        self.owner, self.lane, self.driver = owner, lane, owner.driver
+        artifact = owner.artifact
+        check_shared(artifact, shared)
+        symbols = owner.sizes(inputs, shared)
+        shapes = owner.check_sizes(symbols)
+        check_destinations(artifact, shapes, places, shared, DESTINATIONS)
+        self.inputs, self.shared = inputs, shared
+        self.results = [self._result(number, shape, place)
+                        for number, (shape, place) in enumerate(zip(shapes, places))]
+        direct_in = [_is_direct(array) for array in inputs]
+        direct_out = [_is_direct(array) and not any(_overlap(array, other) for other in inputs)
+                      for array in self.results]
+        layout = owner.layout(symbols, [not d for d in direct_in], [not d for d in direct_out])
+        constants = owner.constants(lane.stream)
+        base = lane.reserve(layout.size).pointer
+        self.words = np.empty(len(owner.plan.checks), np.int64)
+        self.waits = bool(self.words.size) or any(
+            isinstance(array, np.ndarray) and array.nbytes for array in inputs) or any(
+            isinstance(array, np.ndarray) or isinstance(array.memory, ForeignMemory)
+            for array in self.results)
+        self._order([*inputs, *shared, *constants], shared if owner.writes else [])
         try:
-            self._launch_all(self.code["steps"], dict(enumerate(symbols)), place)
+            given = (*self._staged(inputs, layout.inputs, base),
+                     *(array.pointer for array in shared),
+                     *(array.pointer if at is None else base + at
+                       for array, at in zip(self.results, layout.outputs)),
+                     *(array.pointer for array in constants))
+            self._compute(symbols, Places(
+                given, base + layout.arena, base + layout.extra, base + layout.status))
+            self._collect(layout, base)
         finally:
-            graph = self.driver.end_capture(self.stream)
-        return graph
+            self._publish([*inputs, *shared, *constants], shared if owner.writes else [])
 
-    def _launch_all(self, steps: list[dict], symbols: dict[int, int], place: _Places) -> None:
-        for step in steps:
-            if "body" not in step:
-                self._launch(step, symbols, place)
+    def _result(self, number: int, shape: tuple[int, ...], place: object) -> AnyArray:
+        """Return the array an output goes to."""
+        owner, output = self.owner, self.owner.artifact.outputs[number]
+        if place is not None:
+            return place
+        cell = self.lane.cells[number] if number in owner.borrowed else None
+        on_device = owner.on_device or output.shared is not None
+        if cell is not None and isinstance(cell, DeviceArray) == on_device \
+                and _fits(cell, output.dtype, shape) \
+                and not any(_overlap(cell, array) for array in self.inputs):
+            return cell
+        if on_device:
+            size = byte_count(output.dtype, shape)
+            found: AnyArray = DeviceArray(Memory(size, self.lane.stream), shape, output.dtype)
+        else:
+            found = allocate(shape, output.dtype)
+        if number in owner.borrowed:
+            self.lane.cells[number] = found
+        return found
+
+    # -- order -------------------------------------------------------------------------------------
+
+    def _order(self, read: Sequence[AnyArray], written: Sequence[DeviceArray]) -> None:
+        """Wait for what others have queued on the memory of this call."""
+        stream = self.lane.stream
+        for array in read:
+            if isinstance(array, DeviceArray):
+                will_read(stream, array.memory)
+        for array in (*written, *self.results):
+            if isinstance(array, DeviceArray):
+                will_write(stream, array.memory)
+
+    def _publish(self, read: Sequence[AnyArray], written: Sequence[DeviceArray]) -> None:
+        """Let others know what this call has queued."""
+        stream = self.lane.stream
+        stream.record()
+        for array in read:
+            if isinstance(array, DeviceArray):
+                has_read(stream, array.memory)
+                if isinstance(array.memory, ForeignMemory):
+                    self.lane.foreign.append(array.memory)
+        for array in (*written, *self.results):
+            if isinstance(array, DeviceArray):
+                has_written(stream, array.memory)
+
+    # -- work --------------------------------------------------------------------------------------
+
+    def _staged(self, arrays: Sequence[AnyArray], offsets: Sequence[int | None],
+                base: int) -> list[int]:
+        """Return the address of each argument, after copying those that have to be."""
+        stream, found = self.lane.stream.handle, []
+        for array, offset in zip(arrays, offsets):
+            if offset is None:
+                found.append(array.pointer)
                 continue
-            for index in range(self._value(step["extent"], symbols)):
-                symbols[step["index"]] = index
-                self._launch_all(step["body"], symbols, place)
+            found.append(base + offset)
+            if not array.nbytes:
+                continue
+            if isinstance(array, DeviceArray):
+                self.driver.copy(base + offset, array.pointer, array.nbytes, stream)
+            else:
+                self.driver.to_device(base + offset, array.ctypes.data, array.nbytes, stream)
+        return found
 
-    def _launch(self, step: dict, symbols: dict[int, int], place: _Places) -> None:
-        blocks = self._value(step["blocks"], symbols)
-        if blocks <= 0:
+    def _compute(self, symbols: list[int], places: Places) -> None:
+        """Queue the launches: one by one the first time, as a graph when they come again."""
+        lane, stream = self.lane, self.lane.stream.handle
+        if self.words.size:
+            self.words.fill(NOT_FAILED)
+            self.driver.to_device(places.status, self.words.ctypes.data, self.words.nbytes, stream)
+        key = (*symbols, *places.given, places.arena)
+        if key not in lane.seen:
+            lane.note(key, None)
+            self.owner.launch(symbols, places, stream)
             return
-        starts = {"arena": place.arena, "extra": place.extra}
-        arguments = [place.given[at] if where == "given"
-                     else starts[where] + self._value(at, symbols)
-                     for where, at in step["pointers"]]
-        arguments += [self._value(text, symbols) for text in step["sizes"]]
-        if step["status"]:
-            arguments.append(place.status)
-        name = step["kernel"]
-        function = self.functions.get(name)
-        if function is None:
-            function = self.functions[name] = self.driver.function(self.module, name)
-        self.driver.launch(function, blocks, step["threads"], arguments, self.stream)
+        graph = lane.seen[key]
+        if graph is None:
+            self.driver.begin_capture(lane.recorder)
+            try:
+                self.owner.launch(symbols, places, lane.recorder)
+            finally:
+                graph = self.driver.end_capture(lane.recorder)
+            lane.note(key, graph)
+        self.driver.replay(graph, stream)
+
+    def _collect(self, layout: Layout, base: int) -> None:
+        """Queue the copies of results that go elsewhere, and of the words of the checks."""
+        stream = self.lane.stream.handle
+        for array, offset in zip(self.results, layout.outputs):
+            if offset is None or not array.nbytes:
+                continue
+            if isinstance(array, DeviceArray):
+                self.driver.copy(array.pointer, base + offset, array.nbytes, stream)
+            else:
+                self.driver.to_host(array.ctypes.data, base + offset, array.nbytes, stream)
+        if self.words.size:
+            self.driver.to_host(self.words.ctypes.data, base + layout.status, self.words.nbytes,
+                                stream)
+
+    def finish(self) -> None:
+        """Wait for the GPU, and raise the error of a check that failed."""
+        self.lane.stream.synchronize()
+        self.owner.report(self.words)
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Addresses: of what is passed and returned, of the arena, of what lies beyond, of status."""
+def _is_direct(array: AnyArray) -> bool:
+    """Return whether kernels can use an array where it is."""
+    return isinstance(array, DeviceArray) and array.pointer % ALIGNED == 0
 
-    given: list[int]
-    arena: int
-    extra: int
-    status: int
+
+def _fits(array: AnyArray, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a borrowed output can be written again."""
+    if isinstance(array, np.ndarray):
+        return fits(array, dtype, shape)
+    return array.dtype == dtype and array.shape == shape

@@ -1,66 +1,69 @@
-"""Arrays in a GPU's memory, and their exchange with other libraries without a copy."""
+"""Arrays in a GPU's memory."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from collections.abc import Callable
+import math
+from typing import NamedTuple
 
 import numpy as np
 
-from .cuda_driver import driver, is_current
+from .cuda_driver import LEGACY_STREAM, driver
+from .cuda_memory import AnyMemory, Memory, Stream, has_read, will_read
 
-_DLPACK_DEVICE = 2  # kDLCUDA
-_DLPACK_KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}
+DLPACK_DEVICE = 2
+"""kDLCUDA in DLPack's header."""
 
 
-class Memory:
-    """A block of a GPU's memory, given back when nothing refers to it.
+class Flags(NamedTuple):
+    """Layout and use of an array."""
 
-    Attributes
-    ----------
-    pointer, size, device : int
-        Address and bytes, and the number of the GPU.
-    """
-
-    __slots__ = ("pointer", "size", "device", "_driver")
-
-    def __init__(self, size: int, device: int):
-        self.pointer, self._driver = 0, driver()
-        self.size, self.device = size, device
-        self._driver.use(device)
-        self.pointer = self._driver.allocate(max(size, 1))
-
-    def __del__(self) -> None:
-        # When the interpreter ends, or in a forked process, the memory is not ours to give back.
-        if self.pointer and not sys.is_finalizing() and is_current(self._driver):
-            self._driver.use(self.device)
-            self._driver.free(self.pointer)
+    c_contiguous: bool
+    aligned: bool
+    writeable: bool
 
 
 class DeviceArray:
-    """A C-contiguous array in a GPU's memory.
+    """An array in a GPU's memory: a result of a function, or an array of another library.
 
     NumPy functions copy it to the host; CuPy, PyTorch and JAX take it as it is, through
-    ``__cuda_array_interface__`` or DLPack.
+    ``__cuda_array_interface__`` or DLPack.  Functions on its GPU take it without a copy.
 
-    Attributes
+    Parameters
     ----------
+    memory : Memory or ForeignMemory
     shape : tuple of int
-    dtype : numpy.dtype
-    device : int
-        The number of the GPU.
+    dtype : dtype_like
+    strides : tuple of int, optional
+        Bytes from element to element along each axis.  Default: C-contiguous.
+    writeable : bool
+        Whether ``out=`` may name it.
     """
 
-    __slots__ = ("memory", "shape", "dtype")
+    __slots__ = ("memory", "shape", "dtype", "strides", "writeable", "__weakref__")
 
-    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype | str):
+    def __init__(self, memory: AnyMemory, shape: tuple[int, ...], dtype: np.dtype | str,
+                 strides: tuple[int, ...] | None = None, writeable: bool = True):
         self.memory, self.shape, self.dtype = memory, shape, np.dtype(dtype)
+        own = contiguous_strides(shape, self.dtype.itemsize)
+        is_plain = strides is None or 0 in shape or all(
+            size == 1 or given == wanted for size, given, wanted in zip(shape, strides, own))
+        self.strides = own if is_plain else strides
+        self.writeable = writeable
+
+    @property
+    def flags(self) -> Flags:
+        """What NumPy's arrays say of themselves under this name."""
+        return Flags(self.is_contiguous, self.pointer % self.dtype.itemsize == 0, self.writeable)
 
     @property
     def device(self) -> int:
         """The number of the GPU."""
         return self.memory.device
+
+    @property
+    def pointer(self) -> int:
+        """The address of the first element."""
+        return self.memory.pointer
 
     @property
     def ndim(self) -> int:
@@ -70,18 +73,63 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether elements follow each other in memory, the last axis fastest."""
+        return self.strides == contiguous_strides(self.shape, self.dtype.itemsize)
+
+    def span(self) -> tuple[int, int]:
+        """Return the first address of its elements, and the one behind the last."""
+        reach = [stride * (size - 1) for stride, size in zip(self.strides, self.shape)]
+        if not self.nbytes:
+            return self.pointer, self.pointer
+        return (self.pointer + sum(r for r in reach if r < 0),
+                self.pointer + sum(r for r in reach if r > 0) + self.dtype.itemsize)
+
+    def overlaps(self, other: DeviceArray) -> bool:
+        """Return whether the memory two arrays span has a common byte."""
+        (start, end), (begin, stop) = self.span(), other.span()
+        return start < stop and begin < end and self.device == other.device
 
     def numpy(self) -> np.ndarray:
-        """Return a copy in the host's memory."""
-        result = np.empty(self.shape, self.dtype)
-        if self.nbytes:
-            own = driver()
-            own.use(self.device)
-            stream = own.stream()
-            own.to_host(result.ctypes.data, self.memory.pointer, self.nbytes, stream)
-            own.synchronize(stream)
+        """Return a copy in the host's memory, once what writes it is done."""
+        if not self.nbytes:
+            return np.empty(self.shape, self.dtype)
+        start, end = self.span()
+        raw = np.empty(end - start, np.uint8)
+        with driver().at(self.device):
+            stream = Stream(self.device)
+            will_read(stream, self.memory)
+            stream.driver.to_host(raw.ctypes.data, start, raw.nbytes, stream.handle)
+            stream.synchronize()
+        found = np.ndarray(self.shape, self.dtype, raw.data, self.pointer - start, self.strides)
+        return np.ascontiguousarray(found) if self.ndim else found
+
+    def copy(self) -> DeviceArray:
+        """Return a C-contiguous copy in the same GPU's memory."""
+        if not self.is_contiguous:
+            return to_device(self.numpy(), self.device)
+        with driver().at(self.device):
+            stream = Stream(self.device)
+            result = DeviceArray(Memory(self.nbytes, stream), self.shape, self.dtype)
+            if self.nbytes:
+                will_read(stream, self.memory)
+                stream.driver.copy(result.pointer, self.pointer, self.nbytes, stream.handle)
+            stream.record()
+            has_read(stream, self.memory)
         return result
+
+    def astype(self, dtype: np.dtype | str) -> DeviceArray | np.ndarray:
+        """Return the array itself when it has that dtype, else a converted copy on the host."""
+        return self if self.dtype == dtype else self.numpy().astype(dtype)
+
+    def synchronize(self) -> None:
+        """Wait until the values are there."""
+        if self.memory.writer is not None:
+            with driver().at(self.device):
+                self.memory.writer.synchronize()
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -94,74 +142,60 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
-        return {"shape": self.shape, "typestr": self.dtype.str, "version": 3, "strides": None,
-                "data": (self.memory.pointer if self.nbytes else 0, False)}
+        # Some consumers do not look at a stream: they get values that are there.
+        self.synchronize()
+        self._export()
+        return {"shape": self.shape, "typestr": self.dtype.str, "version": 3,
+                "strides": None if self.is_contiguous else self.strides,
+                "data": (self.pointer if self.nbytes else 0, not self.writeable)}
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return _DLPACK_DEVICE, self.device
+        return DLPACK_DEVICE, self.device
 
-    def __dlpack__(self, *, stream: object = None, **options: object) -> object:
-        """Return a DLPack capsule; the values are complete, so no stream has to wait."""
-        return _capsule(self)
+    def __dlpack__(self, *, stream: int | None = None, max_version: object = None,
+                   dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> object:
+        """Return a DLPack capsule, whose values the consumer's stream waits for.
 
+        Parameters
+        ----------
+        stream : int, optional
+            The consumer's; default: the default stream; -1: it waits by itself.
+        max_version, dl_device, copy
+            As the protocol has them; only what needs no copy can be had.
+        """
+        from .cuda_exchange import capsule_of
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()) \
+                or not self.writeable:
+            raise BufferError("only this very memory can be exchanged, and only to write into")
+        writer = self.memory.writer
+        if stream != -1 and writer is not None:
+            with driver().at(self.device):
+                driver().wait(LEGACY_STREAM if stream is None else stream, writer.event)
+        self._export()
+        return capsule_of(self)
 
-class _Tensor(ctypes.Structure):
-    """DLTensor, as DLPack's header defines it."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32),
-                ("device_id", ctypes.c_int32), ("ndim", ctypes.c_int32),
-                ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-                ("shape", ctypes.POINTER(ctypes.c_int64)),
-                ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
-
-
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-class _Managed(ctypes.Structure):
-    """DLManagedTensor."""
-
-    _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER)]
-
-
-_exported: dict[int, tuple[object, ...]] = {}
-
-
-@_DELETER
-def _release(address: int) -> None:
-    _exported.pop(address, None)
+    def _export(self) -> None:
+        if isinstance(self.memory, Memory):
+            self.memory.is_exported = True
 
 
-_NAME = b"dltensor"
-_CAPSULE_DESTRUCTOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of a C-contiguous array, in bytes."""
+    strides: list[int] = []
+    step = itemsize
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
-@_CAPSULE_DESTRUCTOR
-def _drop(capsule: int) -> None:
-    """Free a tensor that nobody took over (a consumer renames the capsule)."""
-    api = ctypes.pythonapi
-    api.PyCapsule_IsValid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-    if api.PyCapsule_IsValid(capsule, _NAME):
-        api.PyCapsule_GetPointer.restype = ctypes.c_void_p
-        api.PyCapsule_GetPointer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-        _exported.pop(api.PyCapsule_GetPointer(capsule, _NAME), None)
-
-
-def _capsule(array: DeviceArray) -> object:
-    """Return a capsule that keeps an array's memory until the consumer releases it."""
-    shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
-    managed = _Managed()
-    tensor = managed.tensor
-    tensor.data = array.memory.pointer
-    tensor.device_type, tensor.device_id = _DLPACK_DEVICE, array.device
-    tensor.ndim = array.ndim
-    tensor.code = _DLPACK_KINDS[array.dtype.kind]
-    tensor.bits, tensor.lanes = 8 * array.dtype.itemsize, 1
-    tensor.shape = ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64))
-    managed.deleter = _release
-    address = ctypes.addressof(managed)
-    _exported[address] = (managed, shape, array.memory)
-    make: Callable[..., object] = ctypes.pythonapi.PyCapsule_New
-    make.restype = ctypes.py_object
-    make.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    return make(address, _NAME, ctypes.cast(_drop, ctypes.c_void_p))
+def to_device(array: np.ndarray, device: int) -> DeviceArray:
+    """Return a C-contiguous array in a GPU's memory; its values are there."""
+    with driver().at(device):
+        stream = Stream(device)
+        result = DeviceArray(Memory(array.nbytes, stream), array.shape, array.dtype)
+        if array.nbytes:
+            stream.driver.to_device(result.pointer, array.ctypes.data, array.nbytes, stream.handle)
+        stream.record()
+        stream.synchronize()
+    return result

@@ -1,26 +1,30 @@
-"""The only door to NVIDIA's driver: what the runtime asks of a GPU, and how it is asked.
+"""The only door to a GPU: what the runtime asks of a driver, and which driver a process has.
 
-Everything above works with a :class:`Driver`, so tests put an emulator in its place.  Pointers,
-streams, functions and graphs are opaque to the callers.
+Everything above works with a :class:`Driver`, so tests put an emulator in the place of NVIDIA's
+(``cuda_nvidia.py``).  Pointers, streams and events are integers; modules, functions and graphs are
+opaque to the callers.  Everything that takes a stream is queued on it, and returns at once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
 
 from .errors import DeviceError, format_message
 
-REMEDY = ("install NVIDIA's driver for your GPU, and the Python packages: "
-          'pip install "tetractys[cuda]"; python -m tetractys.doctor shows what is missing')
+T = TypeVar("T")
+
+LEGACY_STREAM = 1
+"""The default stream of a process, by the number CUDA, DLPack and others call it."""
 
 
 class Driver(Protocol):
-    """What a GPU can be asked to do.  All copies and launches are queued on a stream."""
+    """What a GPU can be asked to do."""
 
     def version(self) -> str:
-        """Return the driver's version."""
+        """Return the newest CUDA version the driver knows."""
 
     def count(self) -> int:
         """Return how many GPUs there are."""
@@ -28,25 +32,31 @@ class Driver(Protocol):
     def describe(self, device: int) -> tuple[str, str]:
         """Return a GPU's name and architecture (``sm_90``)."""
 
-    def use(self, device: int) -> None:
-        """Make a GPU the one this thread talks to."""
+    def at(self, device: int) -> AbstractContextManager[None]:
+        """Make a GPU the one this thread talks to, during a ``with`` block."""
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes free, and in total."""
 
-    def allocate(self, size: int) -> int:
-        """Return the address of new memory; raises ``MemoryError`` with what was asked and free."""
+    def device_of(self, pointer: int) -> int:
+        """Return the number of the GPU that an address belongs to."""
 
-    def free(self, pointer: int) -> None:
-        """Give memory back."""
+    def allocate(self, size: int, stream: int) -> int:
+        """Return the address of memory that work queued on the stream from now on may use.
 
-    def to_device(self, pointer: int, address: int, size: int, stream: object) -> None:
+        Raises ``MemoryError`` with what was asked and free.
+        """
+
+    def free(self, pointer: int, stream: int) -> None:
+        """Give memory back once the work queued on the stream is done."""
+
+    def to_device(self, pointer: int, address: int, size: int, stream: int) -> None:
         """Copy from the host."""
 
-    def to_host(self, address: int, pointer: int, size: int, stream: object) -> None:
+    def to_host(self, address: int, pointer: int, size: int, stream: int) -> None:
         """Copy to the host."""
 
-    def copy(self, target: int, source: int, size: int, stream: object) -> None:
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy within the device."""
 
     def load(self, source: str, architecture: str) -> object:
@@ -55,165 +65,52 @@ class Driver(Protocol):
     def function(self, module: object, name: str) -> object:
         """Return a function of a module."""
 
-    def stream(self) -> object:
-        """Return a new stream."""
+    def stream(self, records: bool = False) -> int:
+        """Return a new stream; one that only ``records`` has no part in the order of others.
 
-    def synchronize(self, stream: object) -> None:
+        Work on any other stream comes after what the default stream was given before, and before
+        what it is given later.
+        """
+
+    def destroy_stream(self, stream: int) -> None:
+        """Forget a stream; what is queued on it still runs."""
+
+    def event(self) -> int:
+        """Return a new event, which marks a place on a stream."""
+
+    def destroy_event(self, event: int) -> None:
+        """Forget an event."""
+
+    def record(self, event: int, stream: int) -> None:
+        """Move an event behind all that is queued on a stream now."""
+
+    def wait(self, stream: int, event: int) -> None:
+        """Let what is queued on a stream from now on wait for the place an event marks now."""
+
+    def is_done(self, event: int) -> bool:
+        """Return whether everything before an event is done."""
+
+    def synchronize(self, stream: int) -> None:
         """Wait until everything queued is done; raises ``DeviceError`` when it failed."""
 
+    def finish(self) -> None:
+        """Wait for all streams."""
+
     def launch(self, function: object, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: object) -> None:
+               arguments: Sequence[int], stream: int) -> None:
         """Queue a kernel whose arguments are all of 8 bytes: pointers and sizes."""
 
-    def begin_capture(self, stream: object) -> None:
+    def begin_capture(self, stream: int) -> None:
         """Record what is queued from now on instead of doing it."""
 
-    def end_capture(self, stream: object) -> object:
+    def end_capture(self, stream: int) -> object:
         """Return what was recorded, ready to be replayed."""
 
-    def replay(self, graph: object, stream: object) -> None:
+    def replay(self, graph: object, stream: int) -> None:
         """Queue everything that was recorded, as one launch."""
 
     def discard(self, graph: object) -> None:
         """Free what was recorded."""
-
-
-class NvidiaDriver:
-    """NVIDIA's driver, through ``cuda.bindings``.
-
-    Raises
-    ------
-    DeviceError
-        Saying what is missing, and what to install.
-    """
-
-    def __init__(self) -> None:
-        try:
-            from cuda.bindings import driver
-        except ImportError as error:
-            raise DeviceError(format_message(
-                "CUDA functions need NVIDIA's Python packages.", str(error), remedy=REMEDY
-            )) from error
-        self._cuda = driver
-        self._contexts: dict[int, object] = {}
-        try:
-            self._ask(driver.cuInit(0))
-        except (RuntimeError, OSError) as error:  # no libcuda: there is no driver
-            raise DeviceError(format_message(
-                "There is no NVIDIA driver that can be used.", str(error), remedy=REMEDY
-            )) from error
-
-    def _ask(self, answer: tuple, asked: int | None = None):
-        """Return what the driver answers, or raise what it says."""
-        status, *values = answer
-        if status != self._cuda.CUresult.CUDA_SUCCESS:
-            if status == self._cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise out_of_memory(asked, self.memory()[0])
-            _, text = self._cuda.cuGetErrorString(status)
-            raise DeviceError(format_message(
-                "The GPU, or its driver, reports an error.",
-                f"{status.name}: {text.decode() if text else ''}",
-                remedy="a device that is lost stays so until the process ends; see nvidia-smi"))
-        return values[0] if len(values) == 1 else tuple(values)
-
-    def version(self) -> str:
-        """Return the newest CUDA version the driver knows."""
-        number = self._ask(self._cuda.cuDriverGetVersion())
-        return f"{number // 1000}.{number % 1000 // 10}"
-
-    def count(self) -> int:
-        """Return how many GPUs there are."""
-        return self._ask(self._cuda.cuDeviceGetCount())
-
-    def describe(self, device: int) -> tuple[str, str]:
-        """Return a GPU's name and architecture."""
-        cuda = self._cuda
-        handle = self._ask(cuda.cuDeviceGet(device))
-        kind = cuda.CUdevice_attribute
-        major, minor = (self._ask(cuda.cuDeviceGetAttribute(attribute, handle)) for attribute in (
-            kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))
-        name = self._ask(cuda.cuDeviceGetName(256, handle))
-        return name.split(b"\0")[0].decode(), f"sm_{major}{minor}"
-
-    def use(self, device: int) -> None:
-        """Make a GPU the one this thread talks to; its primary context, which others share."""
-        context = self._contexts.get(device)
-        if context is None:
-            handle = self._ask(self._cuda.cuDeviceGet(device))
-            context = self._ask(self._cuda.cuDevicePrimaryCtxRetain(handle))
-            self._contexts[device] = context
-        self._ask(self._cuda.cuCtxSetCurrent(context))
-
-    def memory(self) -> tuple[int, int]:
-        """Return the bytes free, and in total."""
-        return self._ask(self._cuda.cuMemGetInfo())
-
-    def allocate(self, size: int) -> int:
-        """Return the address of new memory."""
-        return int(self._ask(self._cuda.cuMemAlloc(size), size))
-
-    def free(self, pointer: int) -> None:
-        """Give memory back."""
-        self._ask(self._cuda.cuMemFree(pointer))
-
-    def to_device(self, pointer: int, address: int, size: int, stream: object) -> None:
-        """Copy from the host."""
-        self._ask(self._cuda.cuMemcpyHtoDAsync(pointer, address, size, stream))
-
-    def to_host(self, address: int, pointer: int, size: int, stream: object) -> None:
-        """Copy to the host."""
-        self._ask(self._cuda.cuMemcpyDtoHAsync(address, pointer, size, stream))
-
-    def copy(self, target: int, source: int, size: int, stream: object) -> None:
-        """Copy within the device."""
-        self._ask(self._cuda.cuMemcpyDtoDAsync(target, source, size, stream))
-
-    def load(self, source: str, architecture: str) -> object:
-        """Return the module of a source text, compiled for the architecture."""
-        from .cuda_nvrtc import assemble
-        return self._ask(self._cuda.cuModuleLoadData(assemble(source, architecture)))
-
-    def function(self, module: object, name: str) -> object:
-        """Return a function of a module."""
-        return self._ask(self._cuda.cuModuleGetFunction(module, name.encode()))
-
-    def stream(self) -> object:
-        """Return a new stream, which does not wait for the legacy default stream."""
-        flags = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
-        return self._ask(self._cuda.cuStreamCreate(flags))
-
-    def synchronize(self, stream: object) -> None:
-        """Wait until everything queued is done."""
-        self._ask(self._cuda.cuStreamSynchronize(stream))
-
-    def launch(self, function: object, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: object) -> None:
-        """Queue a kernel."""
-        import ctypes
-        packed = (tuple(arguments), (ctypes.c_int64,) * len(arguments)) if arguments else 0
-        self._ask(self._cuda.cuLaunchKernel(
-            function, blocks, 1, 1, *threads, 0, stream, packed, 0))
-
-    def begin_capture(self, stream: object) -> None:
-        """Record what is queued from now on instead of doing it."""
-        mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._ask(self._cuda.cuStreamBeginCapture(stream, mode))
-
-    def end_capture(self, stream: object) -> object:
-        """Return what was recorded, ready to be replayed."""
-        graph = self._ask(self._cuda.cuStreamEndCapture(stream))
-        ready = self._ask(self._cuda.cuGraphInstantiate(graph, 0))
-        self._ask(self._cuda.cuGraphDestroy(graph))
-        return ready
-
-    def replay(self, graph: object, stream: object) -> None:
-        """Queue everything that was recorded."""
-        self._ask(self._cuda.cuGraphLaunch(graph, stream))
-
-    def discard(self, graph: object) -> None:
-        """Free what was recorded."""
-        self._ask(self._cuda.cuGraphExecDestroy(graph))
 
 
 def out_of_memory(asked: int | None, free: int) -> MemoryError:
@@ -234,6 +131,7 @@ def driver() -> Driver:
         When there is none, or the process is a fork of one that used it.
     """
     if "driver" not in _state:
+        from .cuda_nvidia import NvidiaDriver
         use_driver(NvidiaDriver())
     if _state["process"] != os.getpid():
         raise DeviceError(format_message(
@@ -245,6 +143,13 @@ def driver() -> Driver:
 def is_current(own: Driver) -> bool:
     """Return whether a driver is the one in use, in the process that started it."""
     return _state.get("driver") is own and _state.get("process") == os.getpid()
+
+
+def kept(name: str, make: Callable[[], T]) -> T:
+    """Return what is made once and lasts as long as the present driver."""
+    if name not in _state:
+        _state.setdefault(name, make())
+    return _state[name]
 
 
 def use_driver(own: Driver | None) -> None:

@@ -69,8 +69,8 @@ def _gpu() -> Iterator[str]:
         yield _line("CUDA driver", f"{own.version()}, {count} GPUs")
         for device in range(count):
             name, architecture = own.describe(device)
-            own.use(device)
-            free, total = own.memory()
+            with own.at(device):
+                free, total = own.memory()
             yield _line(f"cuda:{device}", f"{name}, {architecture}, {free >> 20} of "
                                           f"{total >> 20} MiB free")
     except TetractysError as error:

@@ -6,7 +6,8 @@ in which the outputs were asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -59,8 +60,30 @@ def destinations(name: str, out: object, count: int, single: bool,
     return list(out)
 
 
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """Which arrays a device's functions write results into.
+
+    Attributes
+    ----------
+    kinds : tuple of type
+    words : str
+        The kinds, for messages.
+    overlap : callable
+        Whether two arrays may share memory.
+    """
+
+    kinds: tuple[type, ...]
+    words: str
+    overlap: Callable[[object, object], bool]
+
+
+HOST = Destinations((np.ndarray,), "NumPy arrays", np.may_share_memory)
+
+
 def check_destinations(artifact: Artifact, shapes: Sequence[tuple[int, ...]],
-                       given: Sequence[object], shared: Sequence[np.ndarray]) -> None:
+                       given: Sequence[object], shared: Sequence[np.ndarray],
+                       accepted: Destinations = HOST) -> None:
     """Check that results can be written straight into the arrays the caller passed.
 
     Raises
@@ -76,9 +99,9 @@ def check_destinations(artifact: Artifact, shapes: Sequence[tuple[int, ...]],
             continue
         dtype = np.dtype(artifact.outputs[number].dtype)
         title = f"out of {artifact.name}" + (f", output {number}" if len(given) > 1 else "")
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, accepted.kinds):
             raise CallError(format_message(
-                f"{title}: results are written into NumPy arrays only.",
+                f"{title}: results are written into {accepted.words} only.",
                 f"expected {dtype} of shape {shape}; given an object of type "
                 f"{type(array).__name__}", remedy=_FRESH))
         values = f"expected {dtype} of shape {shape}; given {array.dtype} of shape {array.shape}"
@@ -96,7 +119,7 @@ def check_destinations(artifact: Artifact, shapes: Sequence[tuple[int, ...]],
             raise CallError(format_message(
                 f"{title}: the array is not {' and not '.join(wrong)}.", values, remedy=_FRESH))
         others = [*shared, *(a for a in given[:number] if a is not None)]
-        if any(np.may_share_memory(array, other) for other in others):
+        if any(accepted.overlap(array, other) for other in others):
             raise CallError(format_message(
                 f"{title}: the array shares memory with a shared variable or with another output.",
                 values, remedy="Pass an array of its own for each output."))

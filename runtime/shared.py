@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from .devices import array_on_device
 from .errors import CallError, format_message
 
 TryAcquire: TypeAlias = Callable[[int, int, int, int], int]
@@ -105,7 +106,13 @@ class Storage:
 
 
 def own_copy(value: object) -> np.ndarray:
-    """Return a C-contiguous, aligned copy of ``value`` in native byte order, as a plain array."""
+    """Return a C-contiguous, aligned copy of ``value`` in native byte order, as a plain array.
+
+    What lives in a device's memory (see ``cell``) is copied there.
+    """
+    held = array_on_device(value)
+    if held is not None:
+        return held.copy()
     array = np.asarray(value)
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
 

@@ -8,8 +8,10 @@ run from its text, but from the scheduled nest that the text was printed from.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -22,11 +24,31 @@ from tetractys.compiler.target.cuda_emulate import run_scheduled
 from tetractys.compiler.target.cuda_schedule import parts_of
 from tetractys.runtime import cuda_driver
 from tetractys.runtime.cuda import NOT_FAILED
+from tetractys.runtime.cuda_driver import LEGACY_STREAM
 from tetractys.runtime.errors import DeviceError
+
+
+@dataclass(slots=True)
+class Work:
+    """Something queued on a stream: what to do, after the work before it and after others'."""
+
+    do: Callable[[], object]
+    after: tuple[Work, ...]
+    done: bool = False
 
 
 class FakeDriver:
     """A driver of ``devices`` GPUs with ``total`` bytes each.
+
+    Work waits in its stream until somebody waits for it, and then drags along only what it has to
+    come after.  So whatever is not kept in order by streams and events finds old values, memory
+    that is not there yet, or memory that was given back.
+
+    Parameters
+    ----------
+    devices, total : int
+    eager : bool
+        Do everything at once instead.
 
     Attributes
     ----------
@@ -36,17 +58,31 @@ class FakeDriver:
         Bytes copied, by direction.
     recorded, replayed : int
         How often a call was recorded, and replayed.
+    waited : int
+        How often the host waited for a stream.
+    lost : str
+        When set, what every further request is refused with.
     """
 
-    def __init__(self, devices: int = 2, total: int = 1 << 28):
-        self.devices, self.total = devices, total
+    def __init__(self, devices: int = 2, total: int = 1 << 28, eager: bool = False):
+        self.devices, self.total, self.eager = devices, total, eager
         self.builds: dict[str, cuda.Build] = {}
-        self.blocks: dict[int, np.ndarray] = {}
+        self.blocks: dict[int, tuple[int, np.ndarray]] = {}
         self.launched: list[str] = []
         self.moved = {"in": 0, "out": 0, "within": 0}
-        self.recorded = self.replayed = 0
-        self.recording: list[tuple] | None = None
-        self.device: int | None = None
+        self.recorded = self.replayed = self.waited = 0
+        self.recording: dict[int, list[tuple]] = {}
+        self.present = threading.local()
+        self.last: dict[int, Work | None] = {LEGACY_STREAM: None}
+        self.marks: dict[int, Work | None] = {}
+        self.recorders: set[int] = set()
+        self.mutex = threading.RLock()
+        self.lost = ""
+
+    @property
+    def device(self) -> int:
+        """The GPU in use."""
+        return self.present.device
 
     def version(self) -> str:
         return "13.0"
@@ -57,45 +93,135 @@ class FakeDriver:
     def describe(self, device: int) -> tuple[str, str]:
         return "Emulated GPU", "sm_90"
 
-    def use(self, device: int) -> None:
-        self.device = device
+    @contextmanager
+    def at(self, device: int) -> Iterator[None]:
+        if self.lost:
+            raise DeviceError(self.lost)
+        before = getattr(self.present, "device", None)
+        self.present.device = device
+        try:
+            yield
+        finally:
+            self.present.device = before
+
+    # -- order -------------------------------------------------------------------------------------
+
+    def stream(self, records: bool = False) -> int:
+        with self.mutex:
+            number = 1000 + len(self.last)
+            self.last[number] = None
+            if records:
+                self.recorders.add(number)
+            return number
+
+    def destroy_stream(self, stream: int) -> None:
+        assert stream in self.last
+
+    def event(self) -> int:
+        with self.mutex:
+            number = 1 + len(self.marks)
+            self.marks[number] = None
+            return number
+
+    def destroy_event(self, event: int) -> None:
+        assert event in self.marks
+
+    def queue(self, stream: int, do: Callable[[], object], *more: Work) -> None:
+        """Queue something on a stream, after ``more``; the default stream keeps order with all."""
+        with self.mutex:
+            assert stream not in self.recorders
+            others = [self.last[LEGACY_STREAM]] if stream != LEGACY_STREAM else self.last.values()
+            after = (self.last[stream], *others, *more)
+            self.last[stream] = work = Work(do, tuple(w for w in after if w and not w.done))
+            if self.eager:
+                self.do(work)
+
+    def do(self, work: Work | None) -> None:
+        """Do something after all that comes before it."""
+        with self.mutex:
+            pending = [work] if work else []
+            while pending:
+                first = [other for other in pending[-1].after if not other.done]
+                if first:
+                    pending += first
+                    continue
+                work = pending.pop()
+                if not work.done:
+                    work.done, work.after = True, ()
+                    work.do()
+
+    def record(self, event: int, stream: int) -> None:
+        with self.mutex:
+            self.marks[event] = self.last[stream]
+
+    def wait(self, stream: int, event: int) -> None:
+        if self.marks[event] is not None:
+            self.queue(stream, lambda: None, self.marks[event])
+
+    def is_done(self, event: int) -> bool:
+        return self.marks[event] is None or self.marks[event].done
+
+    def synchronize(self, stream: int) -> None:
+        self.waited += 1
+        if self.lost:
+            raise DeviceError(self.lost)
+        self.do(self.last[stream])
+
+    def finish(self) -> None:
+        for work in list(self.last.values()):
+            self.do(work)
+
+    # -- memory ------------------------------------------------------------------------------------
 
     def memory(self) -> tuple[int, int]:
-        return self.total - sum(block.size for block in self.blocks.values()), self.total
+        used = sum(block.size for device, block in self.blocks.values() if device == self.device)
+        return self.total - used, self.total
 
-    def allocate(self, size: int) -> int:
+    def device_of(self, pointer: int) -> int:
+        return self.blocks[self.block_of(pointer, 1)][0]
+
+    def allocate(self, size: int, stream: int) -> int:
         free, _ = self.memory()
+        if size > free:
+            self.finish()
+            free, _ = self.memory()
         if size > free:
             raise cuda_driver.out_of_memory(size, free)
         block = np.full(size + 512, 0xA5, np.uint8)
         address = -(-block.ctypes.data // 256) * 256
-        self.blocks[address] = block[address - block.ctypes.data:][:size]
+        with self.mutex:
+            self.blocks[address] = self.device, block[address - block.ctypes.data:][:size]
         return address
 
-    def free(self, pointer: int) -> None:
-        del self.blocks[pointer]
+    def free(self, pointer: int, stream: int) -> None:
+        self.queue(stream, lambda: self.blocks.pop(pointer))
+
+    def block_of(self, pointer: int, size: int) -> int:
+        """Return the start of the block that holds so many bytes at an address."""
+        for start, (_, block) in list(self.blocks.items()):
+            if start <= pointer and pointer + size <= start + block.size:
+                return start
+        raise DeviceError(f"{size} bytes at {pointer:#x} are not in device memory")
 
     def inside(self, pointer: int, size: int) -> int:
         """Return an address, all of whose bytes are in one block."""
-        for start, block in self.blocks.items():
-            if start <= pointer and pointer + size <= start + block.size:
-                return pointer
-        raise DeviceError(f"{size} bytes at {pointer:#x} are not in device memory")
+        self.block_of(pointer, size)
+        return pointer
 
-    def to_device(self, pointer: int, address: int, size: int, stream: object) -> None:
-        assert self.recording is None
+    def to_device(self, pointer: int, address: int, size: int, stream: int) -> None:
         self.moved["in"] += size
-        ctypes.memmove(self.inside(pointer, size), address, size)
+        self.queue(stream, lambda: ctypes.memmove(self.inside(pointer, size), address, size))
 
-    def to_host(self, address: int, pointer: int, size: int, stream: object) -> None:
-        assert self.recording is None
+    def to_host(self, address: int, pointer: int, size: int, stream: int) -> None:
         self.moved["out"] += size
-        ctypes.memmove(address, self.inside(pointer, size), size)
+        self.queue(stream, lambda: ctypes.memmove(address, self.inside(pointer, size), size))
 
-    def copy(self, target: int, source: int, size: int, stream: object) -> None:
-        assert self.recording is None
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self.moved["within"] += size
-        ctypes.memmove(self.inside(target, size), self.inside(source, size), size)
+        self.queue(stream, lambda: ctypes.memmove(
+            self.inside(target, size), self.inside(source, size), size))
+
+    # -- code --------------------------------------------------------------------------------------
 
     def load(self, source: str, architecture: str) -> cuda.Build:
         return self.builds[source]
@@ -104,33 +230,31 @@ class FakeDriver:
         assert f"{name}(" in module.source
         return module.kernels[name]
 
-    def stream(self) -> object:
-        return object()
+    def begin_capture(self, stream: int) -> None:
+        assert stream in self.recorders
+        self.recording[stream] = []
 
-    def synchronize(self, stream: object) -> None:
-        assert self.recording is None
-
-    def begin_capture(self, stream: object) -> None:
-        self.recording = []
-
-    def end_capture(self, stream: object) -> list[tuple]:
-        graph, self.recording = self.recording, None
+    def end_capture(self, stream: int) -> list[tuple]:
         self.recorded += 1
-        return graph
+        return self.recording.pop(stream)
 
-    def replay(self, graph: list[tuple], stream: object) -> None:
+    def replay(self, graph: list[tuple], stream: int) -> None:
         self.replayed += 1
         for launch in graph:
-            self.run(*launch)
+            self.queue(stream, lambda launch=launch: self.run(*launch))
 
     def discard(self, graph: list[tuple]) -> None:
         graph.clear()
 
     def launch(self, function: cuda.Emitted, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: object) -> None:
+               arguments: Sequence[int], stream: int) -> None:
         assert 0 < blocks < 1 << 31 and len(threads) == 3 and np.prod(threads) <= 1024
         assert all(isinstance(argument, int) for argument in arguments)
-        self.recording.append((function, blocks, tuple(threads), tuple(arguments)))
+        launch = function, blocks, tuple(threads), tuple(arguments)
+        if stream in self.recording:
+            self.recording[stream].append(launch)
+        else:
+            self.queue(stream, lambda: self.run(*launch))
 
     def run(self, kernel: cuda.Emitted, blocks: int, threads: tuple[int, ...],
             arguments: tuple[int, ...]) -> None:
@@ -163,7 +287,7 @@ class FakeDriver:
         if not root.dims or symbols_of(root.dims[0]) <= symbols.keys():
             return tuple(evaluate(dim, symbols) for dim in root.dims)
         step = int(np.prod(rest)) * np.dtype(root.dtype).itemsize
-        end = next(start + block.size for start, block in self.blocks.items()
+        end = next(start + block.size for start, (_, block) in self.blocks.items()
                    if start <= pointer <= start + block.size)
         return ((end - pointer) // max(step, 1), *rest)
 

@@ -13,21 +13,19 @@ import numpy as np
 import pytest
 from cuda_fake import fake_gpu
 from cuda_host import COMPILER, HostDriver
+from cuda_kernels import Collection, network_kernels, networks, rule_examples, table
 from test_ops_table import CASES, _variants, assert_close, tolerance
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.loop.text import nest_signature
-from tetractys.compiler.pipeline import Options, compile_signature
-from tetractys.compiler.program import For, Program
-from tetractys.compiler.target.cuda import scheduled
-from tetractys.compiler.target.cuda_kernel import Module, emit_kernel
 from tetractys.runtime import cuda_nvrtc
 from tetractys.runtime.errors import CompileError
 
 EVERY = bool(os.environ.get("TETRACTYS_ALL_CASES"))
 SHARE = CASES[::1 if EVERY else 150]
 """The cases whose text runs on the host, each of which a compiler has to read first."""
+
+QUICK_WORKLOADS = "black_scholes_f32,log_softmax,layer_norm,logistic_regression,mlp_step"
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the emitted text with")
@@ -57,67 +55,27 @@ def test_the_text_of_exchanges_computes_what_numpy_does(tmp_path):
         np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
-class _Collection:
-    """The distinct kernels of many programs, in one module."""
-
-    def __init__(self) -> None:
-        self.module, self.known = Module(), set()
-
-    def add(self, program: Program) -> None:
-        """Add a program's kernels."""
-        pending = list(program.steps)
-        while pending:
-            step = pending.pop()
-            if isinstance(step, For):
-                pending += step.body
-                continue
-            for nest in scheduled(step):
-                signature = nest_signature(nest)
-                if signature.key not in self.known:
-                    self.known.add(signature.key)
-                    emit_kernel(self.module, nest, signature, (0, 1), False)
-
-    def function(self, f: tx.Function, sizes: dict) -> None:
-        """Add a function's kernels for some sizes."""
-        _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
-        self.add(stages.program)
-        if stages.prologue is not None:
-            self.add(stages.prologue.program)
-
-
-def _table(step: int) -> _Collection:
-    found = _Collection()
-    for case in CASES[::step]:
-        for _, inputs, all_arrays in _variants(case):
-            f = tx.function(inputs, case.apply(inputs), on_unused_input="ignore")
-            for sizes in ({}, f._sizes([np.asarray(a) for a in all_arrays[0]])):
-                found.function(f, sizes)
-    return found
-
-
-def _training_step() -> tuple[tx.Function, dict]:
-    """Return a step of a network with dropout, and sizes for it."""
-    x, y = T.fmatrix("x"), T.lvector("y")
-    layer = tx.layers.InputLayer((None, 784), x)
-    layer = tx.layers.DropoutLayer(tx.layers.DenseLayer(layer, 256), p=0.5)
-    layer = tx.layers.DenseLayer(layer, 10, nonlinearity=tx.nonlinearities.softmax)
-    loss = tx.objectives.categorical_crossentropy(tx.layers.get_output(layer), y).mean()
-    updates = tx.updates.adam(loss, tx.layers.get_all_params(layer, trainable=True))
-    f = tx.function([x, y], loss, updates=updates, allow_input_downcast=True)
-    return f, f._sizes([np.zeros((128, 784)), np.zeros(128, np.int64)])
-
-
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvrtc_accepts_every_kernel(architecture):
     try:
         cuda_nvrtc.version()
     except CompileError as error:
         pytest.skip(f"no NVRTC: {str(error).splitlines()[1].strip()}")
-    found = _table(1 if EVERY else 40)
-    found.function(*_training_step())
-    code, _ = cuda_nvrtc.build(found.module.text(), architecture)
-    assert len(found.module.kernels) >= 60
-    assert code[:4] == b"\x7fELF"
+    found = Collection()
+    table(found, 1 if EVERY else 60)
+    rule_examples(found, 1 if EVERY else 60)
+    network_kernels(found, None if EVERY else QUICK_WORKLOADS)
+    assert len(found) >= 100
+    assert found.compile(architecture)
+
+
+def test_every_network_has_kernels():
+    found = Collection()
+    for name, f, sizes in networks():
+        count = len(found)
+        found.function(f, sizes)
+        assert len(found) > count, name
+    assert len(found) >= 20
 
 
 def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):

@@ -1,0 +1,157 @@
+"""Where things are in the memory of a call, and which launches it makes, for given sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .artifact import Artifact
+
+ALIGNMENT = 256
+"""Bytes: what device memory is aligned to."""
+
+LARGEST = 1 << 62
+_ARITHMETIC = {"__builtins__": {}, "min": min, "max": max}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Offsets in bytes in a call's block; None for what lies elsewhere.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of (int or None)
+    status, arena, extra : int
+        The words of the checks, temporaries, and what single steps need beyond those.
+    size : int
+    """
+
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int | None, ...]
+    status: int
+    arena: int
+    extra: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Addresses: of what is passed and returned, of the arena, of what lies beyond, of status."""
+
+    given: tuple[int, ...]
+    arena: int
+    extra: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel to start."""
+
+    kernel: str
+    blocks: int
+    threads: tuple[int, int, int]
+    arguments: tuple[int, ...]
+
+
+class Plan:
+    """The code of an artifact, and what it says of sizes.
+
+    Attributes
+    ----------
+    source : str
+    checks : list of int
+        The failure code of each word of status.
+    """
+
+    def __init__(self, artifact: Artifact):
+        self.artifact = artifact
+        self.code = json.loads(artifact.code)
+        self.source: str = self.code["source"]
+        self.checks: list[int] = self.code["checks"]
+        self._compiled: dict[str, object] = {}
+
+    def value(self, text: str, symbols: Sequence[int] | Mapping[int, int]) -> int:
+        """Return the value of an expression over sizes."""
+        code = self._compiled.get(text)
+        if code is None:
+            code = self._compiled[text] = compile(text, "<size>", "eval")
+        return eval(code, {**_ARITHMETIC, "s": symbols})  # noqa: S307  (our own text)
+
+    def shapes(self, symbols: list[int]) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the outputs."""
+        return tuple(tuple(self.value(text, symbols) for text in dims)
+                     for dims in self.code["outputs"])
+
+    def negative(self, symbols: list[int]) -> bool:
+        """Return whether a size comes out negative."""
+        return any(self.value(text, symbols) < 0 for text in self.code["sizes"])
+
+    def layout(self, symbols: list[int], inputs: Sequence[bool], outputs: Sequence[bool]) -> Layout:
+        """Return where everything is.
+
+        Parameters
+        ----------
+        symbols : list of int
+        inputs, outputs : sequence of bool
+            Which of them lie in the block.
+
+        Raises
+        ------
+        MemoryError
+            For more bytes than there are addresses.
+        """
+        artifact, offset = self.artifact, 0
+
+        def place(size: int) -> int:
+            nonlocal offset
+            start, offset = offset, offset + -(-size // ALIGNMENT) * ALIGNMENT
+            return start
+
+        places_in = tuple(place(byte_count(argument.dtype, [
+            axis if axis >= 0 else symbols[-axis - 1] for axis in argument.axes]))
+            if inside else None for argument, inside in zip(artifact.inputs, inputs))
+        places_out = tuple(place(byte_count(output.dtype, shape)) if inside else None
+                           for output, shape, inside in zip(
+                               artifact.outputs, self.shapes(symbols), outputs))
+        status = place(8 * len(self.checks))
+        arena = place(self.value(self.code["arena"], symbols))
+        extra = place(max((self.value(text, symbols) for text in self.code["extra"]), default=0))
+        if offset > LARGEST:
+            raise MemoryError(f"{artifact.name}: the results would take more than {LARGEST} bytes")
+        return Layout(places_in, places_out, status, arena, extra, offset)
+
+    def launches(self, symbols: list[int], places: Places) -> Iterator[Launch]:
+        """Yield all launches of a call, in order."""
+        yield from self._launches(self.code["steps"], dict(enumerate(symbols)), places)
+
+    def _launches(self, steps: list[dict], symbols: dict[int, int],
+                  places: Places) -> Iterator[Launch]:
+        for step in steps:
+            if "body" in step:
+                for index in range(self.value(step["extent"], symbols)):
+                    symbols[step["index"]] = index
+                    yield from self._launches(step["body"], symbols, places)
+                continue
+            blocks = self.value(step["blocks"], symbols)
+            if blocks <= 0:
+                continue
+            starts = {"arena": places.arena, "extra": places.extra}
+            arguments = [places.given[at] if where == "given"
+                         else starts[where] + self.value(at, symbols)
+                         for where, at in step["pointers"]]
+            arguments += [self.value(text, symbols) for text in step["sizes"]]
+            if step["status"]:
+                arguments.append(places.status)
+            yield Launch(step["kernel"], blocks, tuple(step["threads"]), tuple(arguments))
+
+
+def byte_count(dtype: str, shape: Sequence[int]) -> int:
+    """Return the bytes of an array."""
+    size = np.dtype(dtype).itemsize
+    for extent in shape:
+        size *= extent
+    return size
