@@ -28,9 +28,13 @@ ENOUGH_BLOCKS, LEAST_DEPTH = 128, 256
 NARROW = 32
 """Results with no more rows, or columns, get tiles of as many."""
 
-LARGE = {"float32": Tile((2, 4), (64, 32)), "tf32": Tile((2, 2), (64, 64)),
-         "float16": Tile((2, 2), (64, 64), 32), "bfloat16": Tile((2, 2), (64, 64), 32)}
-"""Tiles of 128 x 128 by kind of product: of the most work for what is loaded."""
+LARGE = {"float32": Tile((2, 4), (64, 32)), "tf32": Tile((2, 2), (64, 64), 16, 4),
+         "float16": Tile((2, 2), (64, 64), 32, 4), "bfloat16": Tile((2, 2), (64, 64), 32, 4)}
+"""Tiles of 128 x 128 by kind of product: of the most work for what is loaded.
+
+Tensor cores are through with a slab before the next one is there, unless it was asked for some
+slabs ago.
+"""
 
 
 def contract(step: Contract, precision: str = "highest", keeps: bool = True) -> tuple[Nest, ...]:

@@ -7,6 +7,7 @@ word for each check, which holds the largest offending value, or the least int64
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ LONGEST = 60
 NARROW = 1 << 31
 """Index expressions that are proved to stay below are computed with 32 bits."""
 
+MOST_DECLARED = 48 << 10
+"""Bytes of scratch memory that code may declare; for more a launch has to ask."""
+
 NOT_FAILED = -2**63
 """What a word of ``status`` holds while its check holds."""
 
@@ -44,7 +48,7 @@ _RESERVED = frozenset(
     "false float for goto if inline int long namespace new operator private public register return "
     "short signed sizeof static struct switch template this true try typedef typename union "
     "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan "
-    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()).union(
+    "sqrt pow minimum maximum modulo floor_divide to_integer status scratch".split()).union(
         INSTRUCTIONS, (
         name + suffix for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign",
                                    "fma") for suffix in ("", "f")))
@@ -74,8 +78,9 @@ class Module:
 
     def instruction(self, name: str) -> str:
         """Return the name of a function of ``cuda_instructions.py``."""
-        if name == "multiply_tf32":
-            self.instruction("round_tf32")
+        used = {"multiply_tf32": "round_tf32", "multiply_float16": "half_value"}.get(name)
+        if used is not None:
+            self.instruction(used)
         self.functions[name] = INSTRUCTIONS[name]
         return name
 
@@ -98,12 +103,15 @@ class KernelCode:
         Threads along the first, second and third axis of a block.
     has_status : bool
         Whether ``status`` is passed, after the sizes.
+    scratch : int
+        Bytes of scratch memory that the launch has to ask for; 0 if the code declares what it uses.
     """
 
     name: str
     roots: tuple[int, ...]
     threads: tuple[int, int, int]
     has_status: bool
+    scratch: int = 0
 
 
 def identifier(name: str, taken: set[str]) -> str:
@@ -165,7 +173,8 @@ def emit_kernel(module: Module, nest: Nest, signature: Signature, slots: tuple[i
     lines += ["    " + line for line in (*emitter.head(outer, threads, inside), *inside)]
     module.kernels[name] = "\n".join([*lines, "}", ""])
     shape = tuple(loop.extent for loop in reversed(threads))
-    return KernelCode(name, tuple(roots.values()), (*shape, *(1,) * (3 - len(shape))), has_status)
+    return KernelCode(name, tuple(roots.values()), (*shape, *(1,) * (3 - len(shape))), has_status,
+                      emitter.scratch if emitter.scratch > MOST_DECLARED else 0)
 
 
 def _definition(module: Module, own: str, name: str, dtype: str, arity: int) -> str:
@@ -192,6 +201,13 @@ def bare(text: str) -> str:
     return text
 
 
+def scratch_bytes(buffer: Buffer) -> int:
+    """Return the scratch memory a buffer takes, in whole 16 bytes."""
+    if buffer.role != "scratch":
+        return 0
+    return -(-math.prod(buffer.dims) * SIZES[buffer.dtype] // 16) * 16
+
+
 class _Emitter:
     """Writes the statements of one kernel."""
 
@@ -209,6 +225,7 @@ class _Emitter:
         self.on_chip: list[Buffer] = list(dict.fromkeys(
             buffer.root() for buffer in buffers_written(nest)
             if buffer.root().role in ("scratch", "register")))
+        self.scratch = sum(map(scratch_bytes, self.on_chip))
 
     def name(self, item: Buffer | Symbol | Local) -> str:
         """Return the C name of something."""
@@ -226,12 +243,18 @@ class _Emitter:
         for loop, value in axes:
             if self.name(loop.index) in used:
                 yield f"const int {self.name(loop.index)} = {value};"
+        asked = self.scratch > MOST_DECLARED
+        if asked:
+            yield "extern __shared__ __align__(16) unsigned char scratch[];"
+        start = 0
         for buffer in self.on_chip:
-            size = 1
-            for dim in buffer.dims:
-                size *= dim
+            kind, name = C_TYPES[buffer.dtype], self.name(buffer)
+            if asked and buffer.role == "scratch":
+                yield f"{kind} *{name} = ({kind} *)(scratch + {start});"
+                start += scratch_bytes(buffer)
+                continue
             shared = "__shared__ " if buffer.role == "scratch" else ""
-            yield f"{shared}__align__(16) {C_TYPES[buffer.dtype]} {self.name(buffer)}[{size}];"
+            yield f"{shared}__align__(16) {kind} {name}[{math.prod(buffer.dims)}];"
 
     # -- statements --------------------------------------------------------------------------------
 

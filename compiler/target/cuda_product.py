@@ -139,6 +139,11 @@ class Slab:
         place = (across, depth) if self.along else (depth, across)
         return Load(self.buffer, (slot, *place))
 
+    def value(self, slot: DimLike, across: DimLike, depth: DimLike, dtype: str) -> Expr:
+        """Return an element as a value of a dtype."""
+        found = self.at(slot, across, depth)
+        return found if found.dtype == dtype else apply("cast", found, dtype=dtype)
+
     def fetch(self, slot: DimLike, thread: DimLike, batch: DimLike, first: DimLike,
               corner: DimLike) -> list[Stmt]:
         """Return a thread's share of the copies into a slot.

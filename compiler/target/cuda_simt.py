@@ -64,7 +64,8 @@ class SimtProduct(Product):
             group, e = Symbol("group", extent=self.groups[side]), Symbol("e", extent=GROUP)
             across = corner + self._place(side, as_dim(group), as_dim(e), thread)
             loads += unrolled((Store(register, (as_dim(group) * GROUP + as_dim(e),),
-                                     slab.at(slot, across, as_dim(k))),), group, e)
+                                     slab.value(slot, across, as_dim(k), register.dtype)),),
+                              group, e)
         product = apply("mul", Load(self.a, (as_dim(i),)), Load(self.b_part, (as_dim(j),)))
         add = unrolled((Accumulate(
             Load(self.total, (as_dim(i), as_dim(j))), "add", product),), i, j)
