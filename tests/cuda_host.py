@@ -104,16 +104,10 @@ static void matrices(unsigned *target, const void *row, bool across) {
 }
 static void load_matrices(unsigned *target, const void *row) { matrices(target, row, false); }
 static void load_matrices_across(unsigned *target, const void *row) { matrices(target, row, true); }
-static float half_value(uint16_t bits) {
-    const int exponent = bits >> 10 & 31;
-    const double value = exponent == 31 ? (bits & 1023 ? NAN : INFINITY) :
-        std::ldexp((bits & 1023) + (exponent ? 1024 : 0), (exponent ? exponent : 1) - 25);
-    return float(bits >> 15 ? -value : value);
-}
 """
 """What stands in the place of functions of ``cuda_instructions.py``."""
 
-REPLACED = ("fetch", "commit", "await", "load_matrices", "load_matrices_across", "half_value")
+REPLACED = ("fetch", "commit", "await", "load_matrices", "load_matrices_across")
 
 LAUNCH = r"""
 typedef long long W;

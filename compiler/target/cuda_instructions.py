@@ -71,15 +71,6 @@ __device__ __forceinline__ unsigned round_tf32(float x) {
 #endif
 """
 
-_HALF = """\
-// The value of 16 bits.
-__device__ __forceinline__ float half_value(unsigned short bits) {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(bits));
-    return result;
-}
-"""
-
 
 def _multiply(name: str) -> str:
     kind = KINDS[name]
@@ -99,14 +90,19 @@ def _multiply(name: str) -> str:
     inputs = ", ".join(f'"{constraint}"({wrapped.format(f"{side}[{k}]")})'
                        for side, count in (("left", counts[1]), ("right", counts[2]))
                        for k in range(count))
-    values = {"float16": "half_value((unsigned short)({} >> 16 * e))",
+    values = {"float16": "float32_from_float16((unsigned short)({} >> 16 * e))",
               "bfloat16": "__uint_as_float({} >> 16 * e << 16)"}.get(name, "{}")
     from_left = "__shfl_sync(~0u, left[k / 4 * ROWS + i], (lane & 28) + k % 4)"
     from_right = "__shfl_sync(~0u, right[k / 4], 8 * (lane & 3) + 4 * j + k % 4)"
     instruction = f"mma.sync.aligned.{form}.row.col.{end}.{letters[name]}.{letters[name]}.{end}"
+    head = "__device__ __forceinline__ void"
+    if kind.per_register == 2:
+        # Taking halves apart is much code: once is enough.
+        head = f"#if __CUDA_ARCH__ >= {kind.needs}0\n{head}\n#else\n__device__ __noinline__ void\n#endif"
     return f"""\
 // A warp's product of a {kind.m} x {kind.k} and a {kind.k} x {kind.n} matrix, added to a total.
-__device__ __forceinline__ void multiply_{name}(
+{head}
+multiply_{name}(
     {total} *total, const {operand} *left, const {operand} *right) {{
 #if __CUDA_ARCH__ >= {kind.needs}0
     asm("{instruction} "
@@ -133,6 +129,6 @@ INSTRUCTIONS: dict[str, str] = {
     "fetch": _FETCH, "commit": _COMMIT, "await": _AWAIT,
     "load_matrices": _matrices("load_matrices", ""),
     "load_matrices_across": _matrices("load_matrices_across", ".trans"),
-    "round_tf32": _ROUND, "half_value": _HALF, **{f"multiply_{name}": _multiply(name) for name in KINDS},
+    "round_tf32": _ROUND, **{f"multiply_{name}": _multiply(name) for name in KINDS},
 }
 """The text of each function, by its name."""

@@ -121,10 +121,11 @@ class Slab:
         self.count = self._count()
 
     def _count(self) -> int:
-        """Return how many neighbouring elements can be fetched at once."""
+        """Return how many neighbouring elements can be fetched at once, by every thread."""
         size = SIZES[self.view.buffer.dtype]
         fast = self.depth_axis if self.along else self.across_axis
-        view, count = self.view, VECTOR_BYTES // size
+        view, share = self.view, self.lines * self.line // self.tile.threads
+        count = min(VECTOR_BYTES // size, share)
         while count > 1:
             strides = [stride for axis, stride in enumerate(view.strides)
                        if axis != fast and view.dims[axis] != 1]
