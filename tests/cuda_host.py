@@ -165,6 +165,15 @@ def program(source: str) -> str:
     return SHIM + COPIES + source + LAUNCH.replace("CASES", cases)
 
 
+def library(source: str, path: Path) -> ctypes.CDLL:
+    """Return the compiled program of a source text; its ``launch`` runs a kernel."""
+    path.write_text(program(source))
+    found = path.with_suffix(".so")
+    subprocess.run([COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC",
+                    str(path), "-o", str(found)], check=True)
+    return ctypes.CDLL(str(found))
+
+
 class HostDriver(FakeDriver):
     """A driver that runs the text of kernels; ``folder`` is for what the compiler writes."""
 
@@ -180,11 +189,7 @@ class HostDriver(FakeDriver):
             self.sources[id(kernel)] = source
         if source not in self.libraries:
             path = self.folder / f"kernels{len(self.libraries)}.cpp"
-            path.write_text(program(source))
-            library = path.with_suffix(".so")
-            subprocess.run([COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared",
-                            "-fPIC", str(path), "-o", str(library)], check=True)
-            self.libraries[source] = ctypes.CDLL(str(library))
+            self.libraries[source] = library(source, path)
         return built
 
     def run(self, kernel: cuda.Emitted, blocks: int, threads: tuple[int, ...],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from cuda_fake import fake_gpu
-from cuda_host import COMPILER, HostDriver
+from cuda_host import COMPILER, HostDriver, library
 from test_cuda_emulate import changed, emulate
 from test_cuda_schedule import X, Y, nests_of, random, value_of
 
@@ -18,11 +19,15 @@ from tetractys.compiler.loop.ir import (
     Await, Barrier, Buffer, Commit, Fetch, For, Load, LoadMatrices, Multiply, Nest, Stmt, Store)
 from tetractys.compiler.loop.matrix import KINDS, elements
 from tetractys.compiler.loop.scalar import const
+from tetractys.compiler.loop.text import nest_signature
 from tetractys.compiler.loop.verify import verify_nest
 from tetractys.compiler.loop.walk import buffers_written, statements
+from tetractys.compiler.program import Contract, View
 from tetractys.compiler.target import cuda_contract
 from tetractys.compiler.target.cuda_emulate import run_scheduled
-from tetractys.runtime.errors import InternalError
+from tetractys.compiler.target.cuda_kernel import Module, emit_kernel
+from tetractys.runtime.dtypes import numpy_dtype
+from tetractys.runtime.errors import DtypeError, InternalError
 
 DX, DY = T.dmatrix("dx"), T.dmatrix("dy")
 SIZES = [(*sizes, "") for sizes in [
@@ -120,6 +125,83 @@ def test_tiles_follow_the_shape(shape, tile):
     nest = nests_of(T.dot(X, Y), (m, 64), (64, n), inputs=(X, Y))[0]
     dims = [buffer.dims for buffer in buffers_written(nest) if buffer.role == "scratch"]
     assert tuple(line[2] - 4 for line in dims) == tile
+
+
+# -- halves ----------------------------------------------------------------------------------------
+
+def contraction(m: int, k: int, n: int, dtypes: tuple[str, str], turned: str) -> Contract:
+    """Return a product of operands of these dtypes."""
+    a = Buffer("a", dtypes[0], (k, m) if turned == "left" else (m, k), "input")
+    b = Buffer("b", dtypes[1], (n, k) if turned == "right" else (k, n), "input")
+    out = Buffer("out", "float32", (m, n), "output")
+    return Contract(View(out, 0, (1, m, n), (0, n, 1)),
+                    View(a, 0, (1, m, k), (0, 1, m) if turned == "left" else (0, k, 1)),
+                    View(b, 0, (1, k, n), (0, 1, k) if turned == "right" else (0, n, 1)))
+
+
+def arrays_of(step: Contract, turned: str) -> tuple[dict[Buffer, np.ndarray], np.ndarray]:
+    """Return arrays for a product's buffers, and the product."""
+    arrays = {}
+    for buffer in (step.left.buffer, step.right.buffer):
+        try:
+            dtype = numpy_dtype(buffer.dtype)
+        except DtypeError:
+            pytest.skip("ml_dtypes is not installed: no arrays of bfloat16")
+        arrays[buffer] = random(*buffer.dims).astype(dtype)
+    arrays[step.out.buffer] = np.zeros(step.out.buffer.dims, np.float32)
+    a, b = (arrays[view.buffer].astype(np.float64) for view in (step.left, step.right))
+    return arrays, (a.T if turned == "left" else a) @ (b.T if turned == "right" else b)
+
+
+HALVES = [("float16", "float16"), ("bfloat16", "bfloat16"), ("float16", "float32"),
+          ("float32", "bfloat16"), ("float16", "bfloat16")]
+
+
+@pytest.mark.parametrize("dtypes", HALVES, ids="-".join)
+@pytest.mark.parametrize("m, k, n", [(33, 17, 70), (64, 64, 64), (40, 36, 10), (8, 40, 136)])
+@pytest.mark.parametrize("turned", ["", "left", "right"])
+def test_products_of_halves(dtypes, m, k, n, turned):
+    step = contraction(m, k, n, dtypes, turned)
+    arrays, expected = arrays_of(step, turned)
+    (nest,) = cuda_contract.contract(step)
+    assert any(isinstance(stmt, Multiply) for stmt in statements(nest.body)) \
+        == (dtypes[0] == dtypes[1])
+    verify_nest(nest)
+    run_scheduled(nest, arrays, {}, [])
+    np.testing.assert_allclose(arrays[step.out.buffer], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("turned", ["", "left", "right"])
+def test_large_tiles_of_halves_ask_for_scratch_memory(monkeypatch, turned):
+    monkeypatch.setattr(cuda_contract, "ENOUGH_BLOCKS", 1)
+    step = contraction(130, 40, 136, ("float16", "float16"), turned)
+    arrays, expected = arrays_of(step, turned)
+    (nest,) = cuda_contract.contract(step)
+    code = emit_kernel(Module(), nest, nest_signature(nest), (0, 1), False)
+    assert 48 << 10 < code.scratch < 99 << 10
+    run_scheduled(nest, arrays, {}, [])
+    np.testing.assert_allclose(arrays[step.out.buffer], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the emitted text with")
+@pytest.mark.parametrize("dtypes", HALVES, ids="-".join)
+def test_the_text_of_products_of_halves(tmp_path, dtypes):
+    module, cases = Module(), []
+    for turned in ("", "left", "right"):
+        step = contraction(40, 24, 72, dtypes, turned)
+        arrays, expected = arrays_of(step, turned)
+        (nest,) = cuda_contract.contract(step)
+        signature = nest_signature(nest)
+        code = emit_kernel(module, nest, signature, (0, 1), False)
+        words = [arrays[signature.buffers[k].root()].ctypes.data for k in code.roots]
+        cases.append((code, nest.body[0].extent, words, arrays, expected))
+    compiled = library(module.text(), tmp_path / "halves.cpp")
+    for code, blocks, words, arrays, expected in cases:
+        address = ctypes.cast(getattr(compiled, code.name), ctypes.c_void_p)
+        compiled.launch(address, ctypes.c_int64(blocks), *code.threads,
+                        (ctypes.c_int64 * 3)(*words), 3)
+        (out,) = [array for buffer, array in arrays.items() if buffer.role == "output"]
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 # -- epilogues -------------------------------------------------------------------------------------
@@ -332,7 +414,7 @@ def test_an_unaligned_row_of_a_matrix_is_caught():
     (Multiply("int8", Load(TOTAL, (0,)), Load(PAIRS, (0,)), Load(PAIRS, (0,))), "unknown kind"),
     (Multiply("tf32", Load(TOTAL, (0,)), Load(PAIRS, (0,)), Load(PAIRS, (0,))), "is not register"),
     (Fetch(Load(OUT, (LINE, 0)), Load(OUT, (0, 0)), 4, const(True, "bool")), "is not scratch"),
-    (Fetch(Load(ONE, (LINE, 0)), Load(ONE, (0, 0)), 1, const(True, "bool")), "2 bytes cannot"),
+    (Fetch(Load(ONE, (LINE, 0)), Load(ONE, (0, 0)), 1, const(True, "bool")), "2 bytes"),
     (LoadMatrices(Load(PAIRS, (0,)), Load(OUT, (0, 0)), False), "16 bits"),
     (Await(-1), "cannot be under way")])
 def test_an_ill_formed_exchange_is_refused(stmt, message):
