@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import conftest  # noqa: E402, F401  (finds the packages of a bare checkout)
 
 ARCHITECTURES = ("sm_80", "sm_90")
 
@@ -71,8 +72,8 @@ def kernels(share: int) -> None:
                        ("networks and workloads", lambda: network_kernels(found))):
         programs = found.programs
         add()
-        print(f"{title:24} {found.programs - programs:6} programs, {len(found) - before:5} kernels "
-              "not seen before", flush=True)
+        print(f"{title:24} {found.programs - programs:6} programs, {len(found) - before:5} "
+              "kernels not seen before", flush=True)
         before = len(found)
     print(f"{'distinct kernels':24} {len(found)}", flush=True)
     try:

@@ -204,3 +204,33 @@ def test_the_code_is_named_after_the_expression():
     source = compile_program(stages.program, keep_text=True).notes["CUDA C"]
     assert "add_tanh_kernel(" in source
     assert "tanh_float32(" in source
+
+
+def test_few_long_rows_are_cut_into_pieces():
+    pieces, whole = nests_of(X.sum(axis=1) * 2, (3, 1 << 17))
+    assert pieces.name.startswith("pieces_")
+    blocks = pieces.body[0].extent
+    assert blocks == 3 * 16 and "v < 4 vector" in nest_text(pieces)
+    assert len(nests_of(X.sum(axis=1), (600, 1 << 17))) == 1, "many rows fill the chip"
+    assert len(nests_of(X.sum(axis=1), (3, 10_000))) == 1, "short rows do not need it"
+
+
+@pytest.mark.parametrize("length", [1 << 14, 16_387, 20_001])
+def test_pieces_give_what_rows_do(length):
+    x = random(2, length)
+    shifted = X * 2 + X[:, 0].dimshuffle(0, "x")
+    got = value_of(T.exp(shifted.max(axis=1) - 5), x)
+    np.testing.assert_allclose(got, np.exp((x * 2 + x[:, :1]).max(axis=1) - 5), rtol=1e-5)
+    np.testing.assert_allclose(value_of(X.sum(axis=1), x), x.sum(axis=1, dtype=np.float64),
+                               rtol=1e-4, atol=1e-3)
+
+
+def test_pieces_keep_nan_and_several_totals():
+    x = random(2, 1 << 14)
+    x[1, 9000] = np.nan
+    with fake_gpu():
+        f = tx.function([X], [X.max(axis=1), X.min(axis=1), X.sum(axis=1)], device="cuda")
+        most, least, total = f(x)
+    for got in (most, least, total):
+        assert np.isnan(got[1]) and not np.isnan(got[0])
+    assert most[0] == x[0].max() and least[0] == x[0].min()
