@@ -107,7 +107,8 @@ def faults() -> None:
     """Print how many planted faults the emulator catches."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         str(ROOT / "tests" / "test_cuda_emulate.py"), "-k", "caught or refused or gives_another_value"],
+         str(ROOT / "tests" / "test_cuda_emulate.py"),
+         "-k", "caught or refused or gives_another_value"],
         capture_output=True, text=True, cwd=ROOT)
     print("planted faults:", run.stdout.strip().splitlines()[-1])
 

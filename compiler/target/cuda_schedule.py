@@ -29,6 +29,7 @@ from ..loop.rewrite import Rewriter
 from ..loop.scalar import apply, index
 from ..loop.verify import WARP
 from ..loop.walk import buffers_written, loads, operands, statements, target_access
+from .cuda_resolve import resolve
 
 BLOCK = 256
 """Threads of a block that has no other reason: eight warps hide latency, and several such blocks
@@ -256,6 +257,7 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     A nest without iterations needs none.
     """
     from . import cuda_columns, cuda_scatter, cuda_tiles
+    nest = resolve(nest)
     loops, body = chain_of(nest.body)
     if any(loop.extent == 0 for loop in loops):
         return ()
