@@ -28,8 +28,11 @@ from workloads import Workload, select
 from tetractys.compiler.access import flat_offset
 from tetractys.compiler.dims import DimLike, evaluate, symbols_of
 from tetractys.compiler.dtypes import SIZES
-from tetractys.compiler.loop.ir import Accumulate, Buffer, For, Load, Nest, Scalar, Stmt
+from tetractys.compiler.loop.ir import (
+    Accumulate, Buffer, Fetch, For, Load, Multiply, Nest, Scalar, Stmt)
 from tetractys.compiler.loop.math import FUNCTIONS, definition
+from tetractys.compiler.loop.matrix import KINDS
+from tetractys.compiler.loop.verify import WARP
 from tetractys.compiler.loop.walk import loads, operands, postorder, target_access
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.target import cuda
@@ -45,14 +48,20 @@ LAUNCH = 2e-6
 """Seconds between the starts of two dependent kernels of a graph."""
 
 
+TENSOR = {"H100": {"tf32": 495e12, "float16": 989e12, "bfloat16": 989e12},
+          "A100": {"tf32": 156e12, "float16": 312e12, "bfloat16": 312e12}}
+"""Operations a second of tensor cores, without sparsity (NVIDIA's data sheets)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A GPU's rates: bytes, and float32 and float64 operations a second."""
+    """A GPU's rates."""
 
     name: str
     architecture: str
     bandwidth: float
     flops: dict[str, float]
+    """Operations a second: of float32 and float64, and of tensor cores by the kind of product."""
 
     def seconds(self, use: Use) -> float:
         """Return the time a launch needs at least."""
@@ -61,9 +70,9 @@ class Chip:
 
 
 CHIPS = (
-    # NVIDIA's data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB; without tensor cores.
-    Chip("H100", "sm_90", 3.35e12, {"float32": 67e12, "float64": 34e12}),
-    Chip("A100", "sm_80", 2.04e12, {"float32": 19.5e12, "float64": 9.7e12}))
+    # NVIDIA's data sheets: H100 SXM5 80 GB, A100 SXM4 80 GB.
+    Chip("H100", "sm_90", 3.35e12, {"float32": 67e12, "float64": 34e12, **TENSOR["H100"]}),
+    Chip("A100", "sm_80", 2.04e12, {"float32": 19.5e12, "float64": 9.7e12, **TENSOR["A100"]}))
 
 
 @dataclass(slots=True)
@@ -91,8 +100,9 @@ def use_of(nest: Nest) -> Use:
     touched: dict[tuple[Buffer, bool], int] = {}
     operations: dict[str, float] = {}
     for body, times in _bodies(nest.body, 1):
-        for root, _, writes in set().union(*map(_accesses, body)):
-            touched[root, writes] = touched.get((root, writes), 0) + times * SIZES[root.dtype]
+        for root, _, writes, count in set().union(*map(_accesses, body)):
+            size = times * count * SIZES[root.dtype]
+            touched[root, writes] = touched.get((root, writes), 0) + size
         for stmt in body:
             for dtype, count in _operations(stmt).items():
                 operations[dtype] = operations.get(dtype, 0.0) + times * count
@@ -109,15 +119,17 @@ def _bodies(body: tuple[Stmt, ...], times: int) -> Iterator[tuple[tuple[Stmt, ..
             yield from _bodies(stmt.body, times * max(trips, 0))
 
 
-def _accesses(stmt: Stmt) -> set[tuple[Buffer, DimLike, bool]]:
-    """Return what a statement reads and writes of a device's memory: buffer, offset, which."""
+def _accesses(stmt: Stmt) -> set[tuple[Buffer, DimLike, bool, int]]:
+    """Return what a statement reads and writes of a device's memory: buffer, offset, which, and
+    how many elements."""
+    count = stmt.count if isinstance(stmt, Fetch) else 1
     found = [(load, False) for load in loads(*operands(stmt))]
     target = target_access(stmt)
     if target is not None:
         found.append((Load(*target), True))
         if isinstance(stmt, Accumulate):
             found.append((Load(*target), False))
-    return {(load.buffer.root(), flat_offset(load.position, load.buffer.dims), writes)
+    return {(load.buffer.root(), flat_offset(load.position, load.buffer.dims), writes, count)
             for load, writes in found
             if load.buffer.root().role not in ("scratch", "register")}
 
@@ -148,6 +160,10 @@ def _operations(stmt: Stmt) -> dict[str, float]:
         dtype = "float64" if node.dtype == "float64" else "float32"
         cost = 2 if node.name == "fma" else DEAR.get(node.name, 1)
         found[dtype] = found.get(dtype, 0.0) + cost
+    if isinstance(stmt, Multiply):
+        kind = KINDS[stmt.kind]
+        # Each thread of the warp counts for itself.
+        found[stmt.kind] = 2 * kind.m * kind.n * kind.k / WARP
     if isinstance(stmt, Accumulate):
         dtype = "float64" if stmt.target.dtype == "float64" else "float32"
         found[dtype] = found.get(dtype, 0.0) + 1
@@ -206,7 +222,7 @@ def table_of(workload: Workload, with_code: bool) -> tuple[str, list[str]]:
         worst = max(worst, *(found[launch["kernel"]].spills for found in taken.values()))
         rows.append([f"`{launch['kernel']}`", f"{blocks} x {threads[0] * threads[1] * threads[2]}",
                      "/".join(str(found[launch["kernel"]].registers) for found in taken.values()),
-                     str(own.shared), str(own.spills), _bytes(use.bytes), _bytes(use.requested),
+                     str(own.shared + kernel.code.scratch), str(own.spills), _bytes(use.bytes), _bytes(use.requested),
                      f"{sum(use.operations.values()) / 1e6:.3g}",
                      *(report.readable(seconds) for seconds in times.values())])
     header = ["kernel", "blocks x threads", "registers 90/80", "shared", "spills", "bytes",

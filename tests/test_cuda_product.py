@@ -22,8 +22,10 @@ from tetractys.compiler.loop.scalar import const
 from tetractys.compiler.loop.text import nest_signature
 from tetractys.compiler.loop.verify import verify_nest
 from tetractys.compiler.loop.walk import buffers_written, statements
+from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.program import Contract, View
 from tetractys.compiler.target import cuda_contract
+from tetractys.compiler.target.cuda import build, scheduled
 from tetractys.compiler.target.cuda_emulate import run_scheduled
 from tetractys.compiler.target.cuda_kernel import Module, emit_kernel
 from tetractys.runtime.dtypes import numpy_dtype
@@ -69,11 +71,12 @@ def test_products_of_float64_of_any_size(m, k, n, turned):
     check(m, k, n, turned, (DX, DY), 1e-13)
 
 
-@pytest.mark.parametrize("precision, kind", [("highest", "float32"), ("high", "tf32")])
+@pytest.mark.parametrize("precision, kind, number", [
+    ("highest", "float32", 0), ("high", "tf32", 0), ("high", "tf32", 1)])
 @pytest.mark.parametrize("turned", ["", "left", "right"])
-def test_large_tiles_are_right_at_their_edges(monkeypatch, precision, kind, turned):
+def test_large_tiles_are_right_at_their_edges(monkeypatch, precision, kind, number, turned):
     monkeypatch.setattr(cuda_contract, "ENOUGH_BLOCKS", 1)
-    assert cuda_contract.LARGE[kind].rows == 128
+    monkeypatch.setitem(cuda_contract.LARGE, kind, cuda_contract.LARGE[kind][number:])
     monkeypatch.setattr(tx.config, "float32_matmul_precision", precision)
     check(140, 20, 136, turned, atol=1e-4 if kind == "float32" else 2e-2)
 
@@ -171,9 +174,11 @@ def test_products_of_halves(dtypes, m, k, n, turned):
     np.testing.assert_allclose(arrays[step.out.buffer], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("turned", ["", "left", "right"])
-def test_large_tiles_of_halves_ask_for_scratch_memory(monkeypatch, turned):
+def test_large_tiles_of_halves_ask_for_scratch_memory(monkeypatch, turned, number):
     monkeypatch.setattr(cuda_contract, "ENOUGH_BLOCKS", 1)
+    monkeypatch.setitem(cuda_contract.LARGE, "float16", cuda_contract.LARGE["float16"][number:])
     step = contraction(130, 40, 136, ("float16", "float16"), turned)
     arrays, expected = arrays_of(step, turned)
     (nest,) = cuda_contract.contract(step)
@@ -232,8 +237,6 @@ def test_a_product_only_its_epilogue_reads_is_not_stored():
 
 def nests_with_memory(output, *shapes: tuple[int, ...]) -> list[Nest]:
     """Return the nests of a whole program, which knows who reads a product."""
-    from tetractys.compiler.pipeline import Options, compile_signature
-    from tetractys.compiler.target.cuda import build
     f = tx.function([X, Y, B], output)
     sizes = f._sizes([np.zeros(shape) for shape in shapes])
     _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
@@ -248,6 +251,16 @@ def test_a_product_that_is_read_again_is_stored():
         assert gpu.launched == ["matrix_product_kernel"]
     np.testing.assert_allclose(got[0], a @ b, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got[1], np.exp(a @ b), rtol=1e-4, atol=1e-4)
+
+
+def test_the_update_of_a_large_parameter_does_too():
+    w = tx.shared(np.ones((4096, 4096), np.float32), name="w")
+    step = {w: w - np.float32(.1) * T.dot(X.T, Y)}
+    f = tx.function([X, Y], [], updates=step)
+    sizes = f._sizes([np.empty((4096, 4096), np.int8)] * 2)
+    _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
+    (product,) = stages.program.steps
+    assert product.epilogue is not None and len(scheduled(product)) == 1
 
 
 def test_an_update_runs_on_the_registers():
@@ -296,8 +309,6 @@ def nest_of(precision: str, m: int = 70, k: int = 40, n: int = 68) -> Nest:
     tx.config.float32_matmul_precision = precision
     try:
         f = tx.function([X, Y], T.dot(X, Y))
-        from tetractys.compiler.pipeline import compile_signature
-        from tetractys.compiler.target.cuda import scheduled
         sizes = f._sizes([np.zeros((m, k)), np.zeros((k, n))])
         _, stages = compile_signature(f.signature, sizes, f.options)
         (nest,) = [nest for step in stages.program.steps for nest in scheduled(step, precision)]
