@@ -91,41 +91,41 @@ def _short(dtype: str) -> Arrays:
     return {"x": np.arange(10).astype(dtype)}
 
 
-def _options(dtype: str) -> Arrays:
+def _options(dtype: str, count: int = OPTIONS) -> Arrays:
     rng = np.random.default_rng(1)
-    return {"spot": rng.uniform(50, 150, OPTIONS).astype(dtype),
-            "years": rng.uniform(0.1, 3, OPTIONS).astype(dtype)}
+    return {"spot": rng.uniform(50, 150, count).astype(dtype),
+            "years": rng.uniform(0.1, 3, count).astype(dtype)}
 
 
-def _residuals(dtype: str) -> Arrays:
+def _residuals(dtype: str, count: int = RESIDUALS) -> Arrays:
     rng = np.random.default_rng(2)
-    return {"prediction": (3 * rng.standard_normal(RESIDUALS)).astype(dtype),
-            "target": rng.standard_normal(RESIDUALS).astype(dtype)}
+    return {"prediction": (3 * rng.standard_normal(count)).astype(dtype),
+            "target": rng.standard_normal(count).astype(dtype)}
 
 
-def _scores(dtype: str) -> Arrays:
-    return {"x": (4 * _random(ROWS, CLASSES)).astype(dtype)}
+def _scores(dtype: str, rows: int = ROWS) -> Arrays:
+    return {"x": (4 * _random(rows, CLASSES)).astype(dtype)}
 
 
-def _features(dtype: str) -> Arrays:
-    return {"x": (1 + 2 * _random(ROWS, FEATURES)).astype(dtype),
+def _features(dtype: str, rows: int = ROWS) -> Arrays:
+    return {"x": (1 + 2 * _random(rows, FEATURES)).astype(dtype),
             "scale": (1 + 0.1 * _random(FEATURES)).astype(dtype),
             "shift": _random(FEATURES).astype(dtype)}
 
 
-def _regression(dtype: str) -> Arrays:
+def _regression(dtype: str, shape: tuple[int, int] = LOGISTIC) -> Arrays:
     rng = np.random.default_rng(3)
-    return {"x": rng.standard_normal(LOGISTIC).astype(dtype),
-            "y": rng.integers(0, 2, LOGISTIC[0]).astype(dtype),
-            "weights": rng.standard_normal(LOGISTIC[1]).astype(dtype),
+    return {"x": rng.standard_normal(shape).astype(dtype),
+            "y": rng.integers(0, 2, shape[0]).astype(dtype),
+            "weights": rng.standard_normal(shape[1]).astype(dtype),
             "bias": np.zeros((), dtype)}
 
 
-def _digits(dtype: str) -> Arrays:
+def _digits(dtype: str, sizes: tuple[int, ...] = MLP, batch: int = BATCH) -> Arrays:
     rng = np.random.default_rng(4)
-    data = {"images": rng.uniform(0, 1, (BATCH, MLP[0])).astype(dtype),
-            "labels": rng.integers(0, MLP[-1], BATCH)}
-    for layer, (fan_in, fan_out) in enumerate(zip(MLP, MLP[1:]), 1):
+    data = {"images": rng.uniform(0, 1, (batch, sizes[0])).astype(dtype),
+            "labels": rng.integers(0, sizes[-1], batch)}
+    for layer, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:]), 1):
         weights = rng.standard_normal((fan_in, fan_out)) * np.sqrt(2 / fan_in)
         data |= {f"w{layer}": weights.astype(dtype), f"b{layer}": np.zeros(fan_out, dtype)}
     return data
@@ -159,12 +159,12 @@ def _product(shape: tuple[int, int, int], dtype: str = "float32") -> Workload:
              bytes=size * (rows * inner + inner * columns + rows * columns)))
 
 
-def _mlp_cost() -> Cost:
+def _mlp_cost(sizes: tuple[int, ...] = MLP, batch: int = BATCH) -> Cost:
     """Forward, weight gradients, hidden gradients; parameters and velocities read and written."""
-    products = [fan_in * fan_out for fan_in, fan_out in zip(MLP, MLP[1:])]
-    weights = sum(products) + sum(MLP[1:])
-    return Cost(flops=2.0 * BATCH * (2 * sum(products) + sum(products[1:])),
-                bytes=4 * (4 * weights + BATCH * MLP[0]))
+    products = [fan_in * fan_out for fan_in, fan_out in zip(sizes, sizes[1:])]
+    weights = sum(products) + sum(sizes[1:])
+    return Cost(flops=2.0 * batch * (2 * sum(products) + sum(products[1:])),
+                bytes=4 * (4 * weights + batch * sizes[0]))
 
 
 def _workloads() -> list[Workload]:
@@ -198,7 +198,37 @@ def _workloads() -> list[Workload]:
     return made + [_product(shape) for shape in SHAPES]
 
 
+def _large() -> list[Workload]:
+    """Return the workloads again, at sizes that fill a GPU."""
+    options, residuals, rows = 1 << 26, 1 << 26, 1 << 16
+    regression, sizes, batch = (1 << 16, 1024), (784, 4096, 4096, 10), 4096
+    return [
+        Workload("black_scholes_large", "Black-Scholes, 67M options", "black_scholes", "float32",
+                 partial(_options, "float32", options), formulas.black_scholes,
+                 Cost(exps=4.0 * options, bytes=12.0 * options)),
+        Workload("robust_loss_large", "custom loss, gradient, diagonal Hessian, 67M",
+                 "robust_loss", "float32", partial(_residuals, "float32", residuals),
+                 formulas.robust_loss, Cost(exps=2.0 * residuals, bytes=16.0 * residuals)),
+        Workload("log_softmax_large", f"log-softmax ({rows}, {CLASSES})", "log_softmax", "float32",
+                 partial(_scores, "float32", rows), formulas.log_softmax,
+                 Cost(exps=1.0 * rows * CLASSES, bytes=8.0 * rows * CLASSES)),
+        Workload("layer_norm_large", f"layer norm ({rows}, {FEATURES})", "layer_norm", "float32",
+                 partial(_features, "float32", rows), formulas.layer_norm,
+                 Cost(bytes=8.0 * rows * FEATURES)),
+        Workload("logistic_large", "logistic regression step, 65536 x 1024", "logistic", "float32",
+                 partial(_regression, "float32", regression), formulas.logistic_step,
+                 Cost(flops=4.0 * regression[0] * regression[1], exps=2.0 * regression[0],
+                      bytes=4.0 * regression[0] * regression[1])),
+        Workload("mlp_large", "MLP step 784-4096-4096-10, batch 4096", "mlp", "float32",
+                 partial(_digits, "float32", sizes, batch), formulas.mlp_first_step,
+                 _mlp_cost(sizes, batch)),
+        *(_product((n, n, n)) for n in (4096, 8192))]
+
+
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _workloads()}
+
+LARGE: dict[str, Workload] = {workload.name: workload for workload in _large()}
+"""What a GPU runs besides; too much for a CPU's rows."""
 
 COMPILED: dict[str, Workload] = {name: WORKLOADS[name] for name in (
     "logistic_regression", "mlp_step", "adam_step")}
@@ -209,7 +239,12 @@ COMPILED["elementwise_300"] = Workload(
     partial(_vector, "float32"), formulas.elementwise_300, Cost(bytes=8000.0))
 
 
-def select(names: str | None) -> list[Workload]:
+def known(device: str) -> dict[str, Workload]:
+    """Return the workloads of a device."""
+    return WORKLOADS if device == "cpu" else {**WORKLOADS, **LARGE}
+
+
+def select(names: str | None, device: str = "cpu") -> list[Workload]:
     """Return the workloads of a comma-separated list; a family's name stands for all of it.
 
     Raises
@@ -217,12 +252,13 @@ def select(names: str | None) -> list[Workload]:
     SystemExit
         If there is no such workload.
     """
+    every = known(device)
     if not names:
-        return list(WORKLOADS.values())
+        return list(every.values())
     chosen: list[Workload] = []
     for name in names.split(","):
-        found = [w for w in WORKLOADS.values() if name in (w.name, w.family)]
+        found = [w for w in every.values() if name in (w.name, w.family)]
         if not found:
-            raise SystemExit(f"there is no workload {name!r}; there are: {', '.join(WORKLOADS)}")
+            raise SystemExit(f"there is no workload {name!r}; there are: {', '.join(every)}")
         chosen += [w for w in found if w not in chosen]
     return chosen

@@ -30,13 +30,20 @@ product would be one thread's work."""
 FEWEST_ROWS = 32
 
 
-def attach_epilogues(program: Program) -> Program:
-    """Return the program with kernels attached to products, where that is possible."""
+def attach_epilogues(program: Program, for_cores: bool = True) -> Program:
+    """Return the program with kernels attached to products, where that is possible.
+
+    Parameters
+    ----------
+    program : Program
+    for_cores : bool
+        Whether rows are shared out between a few threads, which a user may interrupt.
+    """
     steps, commit = list(program.steps), program.commit
     place = 0
     while place < len(steps):
         kernel = steps[place]
-        found = _product_for(steps, place, commit) if isinstance(kernel, Kernel) else None
+        found = _product_for(steps, place, commit, for_cores) if isinstance(kernel, Kernel) else None
         if found is None:
             place += 1
             continue
@@ -52,7 +59,7 @@ def attach_epilogues(program: Program) -> Program:
     return program.with_steps(tuple(steps), commit=commit)
 
 
-def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
+def _product_for(steps: list[Step], place: int, commit: int, for_cores: bool) -> int | None:
     """Return the latest product that the kernel at ``place`` can be the epilogue of."""
     kernel = steps[place]
     missing = {root for root in roots(kernel.reads) if root.role in ("temporary", "output")}
@@ -65,11 +72,11 @@ def _product_for(steps: list[Step], place: int, commit: int) -> int | None:
             continue
         crosses = number < commit <= place
         if isinstance(product, Contract) and product.epilogue is None \
-                and is_row_wise(product, kernel) and not _is_one_task(product):
+                and is_row_wise(product, kernel) and not (for_cores and _is_one_task(product)):
             between = steps[number + 1:place]
             moved = product if crosses else kernel
             if all(commute(moved, step) for step in between) \
-                    and not (crosses and _is_long(product)):
+                    and not (for_cores and crosses and _is_long(product)):
                 return number
             return None
         if place < commit:

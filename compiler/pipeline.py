@@ -107,7 +107,7 @@ def _compile_graph(graph: FunctionGraph, interner: Interner, options: Options,
     if "epilogues" not in options.disabled:
         from .epilogue import attach_epilogues
         with stages.timed("attach"):
-            program = attach_epilogues(program)
+            program = attach_epilogues(program, for_cores=options.device == "cpu")
     if options.memory_budget is not None:
         from .remat import rematerialize
         with stages.timed("rematerialize"):

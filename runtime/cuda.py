@@ -318,8 +318,9 @@ class CudaExecutable(Executable):
             function = self.functions.get(launch.kernel)
             if function is None:
                 function = self.functions[launch.kernel] = self.driver.function(
-                    self.module, launch.kernel)
-            self.driver.launch(function, launch.blocks, launch.threads, launch.arguments, stream)
+                    self.module, launch.kernel, launch.scratch)
+            self.driver.launch(function, launch.blocks, launch.threads, launch.arguments, stream,
+                               launch.scratch)
 
     def report(self, words: np.ndarray) -> None:
         """Raise the error of the first check that failed."""

@@ -62,8 +62,8 @@ class Driver(Protocol):
     def load(self, source: str, architecture: str) -> object:
         """Return the module of a source text, compiled for the architecture."""
 
-    def function(self, module: object, name: str) -> object:
-        """Return a function of a module."""
+    def function(self, module: object, name: str, scratch: int = 0) -> object:
+        """Return a function of a module, which may be given so many bytes of scratch memory."""
 
     def stream(self, records: bool = False) -> int:
         """Return a new stream; one that only ``records`` has no part in the order of others.
@@ -97,7 +97,7 @@ class Driver(Protocol):
         """Wait for all streams."""
 
     def launch(self, function: object, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: int) -> None:
+               arguments: Sequence[int], stream: int, scratch: int = 0) -> None:
         """Queue a kernel whose arguments are all of 8 bytes: pointers and sizes."""
 
     def begin_capture(self, stream: int) -> None:

@@ -55,6 +55,8 @@ class Launch:
     blocks: int
     threads: tuple[int, int, int]
     arguments: tuple[int, ...]
+    scratch: int = 0
+    """Bytes of scratch memory a block needs beyond what its code declares."""
 
 
 class Plan:
@@ -146,7 +148,8 @@ class Plan:
             arguments += [self.value(text, symbols) for text in step["sizes"]]
             if step["status"]:
                 arguments.append(places.status)
-            yield Launch(step["kernel"], blocks, tuple(step["threads"]), tuple(arguments))
+            yield Launch(step["kernel"], blocks, tuple(step["threads"]), tuple(arguments),
+                         step["scratch"])
 
 
 def byte_count(dtype: str, shape: Sequence[int]) -> int:

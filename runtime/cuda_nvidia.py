@@ -221,9 +221,13 @@ class NvidiaDriver:
                        f'"nvidia-cuda-nvrtc<{int(self.version().partition(".")[0]) + 1}"'))
         return self._ask(self._cuda.cuModuleLoadData(assemble(source, architecture)))
 
-    def function(self, module: object, name: str) -> object:
-        """Return a function of a module."""
-        return self._ask(self._cuda.cuModuleGetFunction(module, name.encode()))
+    def function(self, module: object, name: str, scratch: int = 0) -> object:
+        """Return a function of a module, which may be given so many bytes of scratch memory."""
+        found = self._ask(self._cuda.cuModuleGetFunction(module, name.encode()))
+        if scratch:
+            limit = self._cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._ask(self._cuda.cuFuncSetAttribute(found, limit, scratch))
+        return found
 
     # -- order -------------------------------------------------------------------------------------
 
@@ -271,11 +275,11 @@ class NvidiaDriver:
         self._ask(self._cuda.cuCtxSynchronize())
 
     def launch(self, function: object, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: int) -> None:
+               arguments: Sequence[int], stream: int, scratch: int = 0) -> None:
         """Queue a kernel."""
         packed = (tuple(arguments), (ctypes.c_int64,) * len(arguments)) if arguments else 0
         self._ask(self._cuda.cuLaunchKernel(
-            function, blocks, 1, 1, *threads, 0, stream, packed, 0))
+            function, blocks, 1, 1, *threads, scratch, stream, packed, 0))
 
     def begin_capture(self, stream: int) -> None:
         """Record what is queued from now on instead of doing it."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import conftest  # noqa: E402, F401  (finds the packages of a bare checkout)
 
 ARCHITECTURES = ("sm_80", "sm_90")
 
@@ -71,8 +72,8 @@ def kernels(share: int) -> None:
                        ("networks and workloads", lambda: network_kernels(found))):
         programs = found.programs
         add()
-        print(f"{title:24} {found.programs - programs:6} programs, {len(found) - before:5} kernels "
-              "not seen before", flush=True)
+        print(f"{title:24} {found.programs - programs:6} programs, {len(found) - before:5} "
+              "kernels not seen before", flush=True)
         before = len(found)
     print(f"{'distinct kernels':24} {len(found)}", flush=True)
     try:
@@ -106,7 +107,8 @@ def faults() -> None:
     """Print how many planted faults the emulator catches."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         str(ROOT / "tests" / "test_cuda_emulate.py"), "-k", "caught or refused or gives_another_value"],
+         str(ROOT / "tests" / "test_cuda_emulate.py"),
+         "-k", "caught or refused or gives_another_value"],
         capture_output=True, text=True, cwd=ROOT)
     print("planted faults:", run.stdout.strip().splitlines()[-1])
 

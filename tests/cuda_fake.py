@@ -226,8 +226,8 @@ class FakeDriver:
     def load(self, source: str, architecture: str) -> cuda.Build:
         return self.builds[source]
 
-    def function(self, module: cuda.Build, name: str) -> cuda.Emitted:
-        assert f"{name}(" in module.source
+    def function(self, module: cuda.Build, name: str, scratch: int = 0) -> cuda.Emitted:
+        assert f"{name}(" in module.source and scratch == module.kernels[name].code.scratch
         return module.kernels[name]
 
     def begin_capture(self, stream: int) -> None:
@@ -247,7 +247,8 @@ class FakeDriver:
         graph.clear()
 
     def launch(self, function: cuda.Emitted, blocks: int, threads: Sequence[int],
-               arguments: Sequence[int], stream: int) -> None:
+               arguments: Sequence[int], stream: int, scratch: int = 0) -> None:
+        assert scratch == function.code.scratch <= 99 << 10
         assert 0 < blocks < 1 << 31 and len(threads) == 3 and np.prod(threads) <= 1024
         assert all(isinstance(argument, int) for argument in arguments)
         launch = function, blocks, tuple(threads), tuple(arguments)

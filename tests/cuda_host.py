@@ -12,7 +12,6 @@ import subprocess
 from pathlib import Path
 
 from cuda_fake import FakeDriver
-from tetractys.compiler.loop.matrix import KINDS
 from tetractys.compiler.target import cuda
 from tetractys.compiler.target.cuda_instructions import INSTRUCTIONS
 
@@ -47,6 +46,9 @@ template <typename T> static T __shfl_xor_sync(unsigned, T value, int distance) 
     std::memcpy(&other, &slots[current ^ distance], sizeof other);
     wait();
     return other;
+}
+template <typename T> static T __shfl_sync(unsigned, T value, int lane) {
+    return __shfl_xor_sync(~0u, value, (current ^ lane) & 31);
 }
 template <typename R, typename T> static R bits(T value) {
     R result;
@@ -85,13 +87,6 @@ template <int PENDING> static void await() {
     copies[current] = left;
 }
 static void begin(int thread) { copies[thread].clear(); batches[thread] = 0; }
-static float round_tf32(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    if (std::isfinite(x)) bits = (bits + 0x1000) & 0xffffe000;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
 static const void *rows[1024];
 static void matrices(unsigned *target, const void *row, bool across) {
     rows[current] = row;
@@ -109,45 +104,10 @@ static void matrices(unsigned *target, const void *row, bool across) {
 }
 static void load_matrices(unsigned *target, const void *row) { matrices(target, row, false); }
 static void load_matrices_across(unsigned *target, const void *row) { matrices(target, row, true); }
-static double left_of[32][16][16], right_of[32][16][16];
-static double half_of(uint16_t bits) {
-    const int exponent = bits >> 10 & 31;
-    const double value = exponent == 31 ? (bits & 1023 ? NAN : INFINITY) :
-        std::ldexp((bits & 1023) + (exponent ? 1024 : 0), (exponent ? exponent : 1) - 25);
-    return bits >> 15 ? -value : value;
-}
-static double value_of(float x, int, bool) { return round_tf32(x); }
-static double value_of(double x, int, bool) { return x; }
-static double value_of(unsigned x, int place, bool is_brain) {
-    const uint16_t bits = x >> (16 * place);
-    if (!is_brain) return half_of(bits);
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-}
-template <int M, int N, int K, int WIDTH, bool IS_BRAIN, typename T, typename O>
-static void multiply(T *total, const O *left, const O *right) {
-    const int warp = current / 32, lane = current % 32, g = lane / 4, t = lane % 4;
-    for (int part = 0; part < K / (4 * WIDTH); ++part)
-        for (int e = 0; e < WIDTH; ++e) {
-            const int k = 4 * WIDTH * part + WIDTH * t + e;
-            for (int r = 0; r < M / 8; ++r)
-                left_of[warp][g + 8 * r][k] = value_of(left[part * (M / 8) + r], e, IS_BRAIN);
-            right_of[warp][k][g] = value_of(right[part], e, IS_BRAIN);
-        }
-    wait();
-    for (int r = 0; r < M / 8; ++r)
-        for (int e = 0; e < 2; ++e) {
-            double sum = total[2 * r + e];
-            for (int k = 0; k < K; ++k)
-                sum += left_of[warp][g + 8 * r][k] * right_of[warp][k][2 * t + e];
-            total[2 * r + e] = T(sum);
-        }
-    wait();
-}
 """
-"""What stands in the place of the functions of ``cuda_instructions.py``."""
+"""What stands in the place of functions of ``cuda_instructions.py``."""
+
+REPLACED = ("fetch", "commit", "await", "load_matrices", "load_matrices_across")
 
 LAUNCH = r"""
 typedef long long W;
@@ -199,12 +159,19 @@ def program(source: str) -> str:
     cases = "\n".join(
         f"    case {n}: ((void (*)({', '.join(['W'] * n)}))function)("
         f"{', '.join(f'a[{k}]' for k in range(n))}); break;" for n in range(40))
-    for text in INSTRUCTIONS.values():
-        source = source.replace(text, "")
-    products = "".join(
-        f"#define multiply_{name} multiply<{kind.m}, {kind.n}, {kind.k}, {kind.per_register}, "
-        f"{str(name == 'bfloat16').lower()}>\n" for name, kind in KINDS.items())
-    return SHIM + COPIES + products + source + LAUNCH.replace("CASES", cases)
+    source = source.replace("extern __shared__", "static").replace("scratch[]", "scratch[1 << 17]")
+    for name in REPLACED:
+        source = source.replace(INSTRUCTIONS[name], "")
+    return SHIM + COPIES + source + LAUNCH.replace("CASES", cases)
+
+
+def library(source: str, path: Path) -> ctypes.CDLL:
+    """Return the compiled program of a source text; its ``launch`` runs a kernel."""
+    path.write_text(program(source))
+    found = path.with_suffix(".so")
+    subprocess.run([COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC",
+                    str(path), "-o", str(found)], check=True)
+    return ctypes.CDLL(str(found))
 
 
 class HostDriver(FakeDriver):
@@ -222,11 +189,7 @@ class HostDriver(FakeDriver):
             self.sources[id(kernel)] = source
         if source not in self.libraries:
             path = self.folder / f"kernels{len(self.libraries)}.cpp"
-            path.write_text(program(source))
-            library = path.with_suffix(".so")
-            subprocess.run([COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared",
-                            "-fPIC", str(path), "-o", str(library)], check=True)
-            self.libraries[source] = ctypes.CDLL(str(library))
+            self.libraries[source] = library(source, path)
         return built
 
     def run(self, kernel: cuda.Emitted, blocks: int, threads: tuple[int, ...],

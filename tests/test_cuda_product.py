@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from cuda_fake import fake_gpu
-from cuda_host import COMPILER, HostDriver
+from cuda_host import COMPILER, HostDriver, library
 from test_cuda_emulate import changed, emulate
 from test_cuda_schedule import X, Y, nests_of, random, value_of
 
@@ -18,11 +19,17 @@ from tetractys.compiler.loop.ir import (
     Await, Barrier, Buffer, Commit, Fetch, For, Load, LoadMatrices, Multiply, Nest, Stmt, Store)
 from tetractys.compiler.loop.matrix import KINDS, elements
 from tetractys.compiler.loop.scalar import const
+from tetractys.compiler.loop.text import nest_signature
 from tetractys.compiler.loop.verify import verify_nest
 from tetractys.compiler.loop.walk import buffers_written, statements
+from tetractys.compiler.pipeline import Options, compile_signature
+from tetractys.compiler.program import Contract, View
 from tetractys.compiler.target import cuda_contract
+from tetractys.compiler.target.cuda import build, scheduled
 from tetractys.compiler.target.cuda_emulate import run_scheduled
-from tetractys.runtime.errors import InternalError
+from tetractys.compiler.target.cuda_kernel import Module, emit_kernel
+from tetractys.runtime.dtypes import numpy_dtype
+from tetractys.runtime.errors import DtypeError, InternalError
 
 DX, DY = T.dmatrix("dx"), T.dmatrix("dy")
 SIZES = [(*sizes, "") for sizes in [
@@ -64,11 +71,12 @@ def test_products_of_float64_of_any_size(m, k, n, turned):
     check(m, k, n, turned, (DX, DY), 1e-13)
 
 
-@pytest.mark.parametrize("precision, kind", [("highest", "float32"), ("high", "tf32")])
+@pytest.mark.parametrize("precision, kind, number", [
+    ("highest", "float32", 0), ("high", "tf32", 0), ("high", "tf32", 1)])
 @pytest.mark.parametrize("turned", ["", "left", "right"])
-def test_large_tiles_are_right_at_their_edges(monkeypatch, precision, kind, turned):
+def test_large_tiles_are_right_at_their_edges(monkeypatch, precision, kind, number, turned):
     monkeypatch.setattr(cuda_contract, "ENOUGH_BLOCKS", 1)
-    assert cuda_contract.LARGE[kind].rows == 128
+    monkeypatch.setitem(cuda_contract.LARGE, kind, cuda_contract.LARGE[kind][number:])
     monkeypatch.setattr(tx.config, "float32_matmul_precision", precision)
     check(140, 20, 136, turned, atol=1e-4 if kind == "float32" else 2e-2)
 
@@ -122,6 +130,85 @@ def test_tiles_follow_the_shape(shape, tile):
     assert tuple(line[2] - 4 for line in dims) == tile
 
 
+# -- halves ----------------------------------------------------------------------------------------
+
+def contraction(m: int, k: int, n: int, dtypes: tuple[str, str], turned: str) -> Contract:
+    """Return a product of operands of these dtypes."""
+    a = Buffer("a", dtypes[0], (k, m) if turned == "left" else (m, k), "input")
+    b = Buffer("b", dtypes[1], (n, k) if turned == "right" else (k, n), "input")
+    out = Buffer("out", "float32", (m, n), "output")
+    return Contract(View(out, 0, (1, m, n), (0, n, 1)),
+                    View(a, 0, (1, m, k), (0, 1, m) if turned == "left" else (0, k, 1)),
+                    View(b, 0, (1, k, n), (0, 1, k) if turned == "right" else (0, n, 1)))
+
+
+def arrays_of(step: Contract, turned: str) -> tuple[dict[Buffer, np.ndarray], np.ndarray]:
+    """Return arrays for a product's buffers, and the product."""
+    arrays = {}
+    for buffer in (step.left.buffer, step.right.buffer):
+        try:
+            dtype = numpy_dtype(buffer.dtype)
+        except DtypeError:
+            pytest.skip("ml_dtypes is not installed: no arrays of bfloat16")
+        arrays[buffer] = random(*buffer.dims).astype(dtype)
+    arrays[step.out.buffer] = np.zeros(step.out.buffer.dims, np.float32)
+    a, b = (arrays[view.buffer].astype(np.float64) for view in (step.left, step.right))
+    return arrays, (a.T if turned == "left" else a) @ (b.T if turned == "right" else b)
+
+
+HALVES = [("float16", "float16"), ("bfloat16", "bfloat16"), ("float16", "float32"),
+          ("float32", "bfloat16"), ("float16", "bfloat16")]
+
+
+@pytest.mark.parametrize("dtypes", HALVES, ids="-".join)
+@pytest.mark.parametrize("m, k, n", [(33, 17, 70), (64, 64, 64), (40, 36, 10), (8, 40, 136)])
+@pytest.mark.parametrize("turned", ["", "left", "right"])
+def test_products_of_halves(dtypes, m, k, n, turned):
+    step = contraction(m, k, n, dtypes, turned)
+    arrays, expected = arrays_of(step, turned)
+    (nest,) = cuda_contract.contract(step)
+    assert any(isinstance(stmt, Multiply) for stmt in statements(nest.body)) \
+        == (dtypes[0] == dtypes[1])
+    verify_nest(nest)
+    run_scheduled(nest, arrays, {}, [])
+    np.testing.assert_allclose(arrays[step.out.buffer], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("turned", ["", "left", "right"])
+def test_large_tiles_of_halves_ask_for_scratch_memory(monkeypatch, turned, number):
+    monkeypatch.setattr(cuda_contract, "ENOUGH_BLOCKS", 1)
+    monkeypatch.setitem(cuda_contract.LARGE, "float16", cuda_contract.LARGE["float16"][number:])
+    step = contraction(130, 40, 136, ("float16", "float16"), turned)
+    arrays, expected = arrays_of(step, turned)
+    (nest,) = cuda_contract.contract(step)
+    code = emit_kernel(Module(), nest, nest_signature(nest), (0, 1), False)
+    assert 48 << 10 < code.scratch < 99 << 10
+    run_scheduled(nest, arrays, {}, [])
+    np.testing.assert_allclose(arrays[step.out.buffer], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the emitted text with")
+@pytest.mark.parametrize("dtypes", HALVES, ids="-".join)
+def test_the_text_of_products_of_halves(tmp_path, dtypes):
+    module, cases = Module(), []
+    for turned in ("", "left", "right"):
+        step = contraction(40, 24, 72, dtypes, turned)
+        arrays, expected = arrays_of(step, turned)
+        (nest,) = cuda_contract.contract(step)
+        signature = nest_signature(nest)
+        code = emit_kernel(module, nest, signature, (0, 1), False)
+        words = [arrays[signature.buffers[k].root()].ctypes.data for k in code.roots]
+        cases.append((code, nest.body[0].extent, words, arrays, expected))
+    compiled = library(module.text(), tmp_path / "halves.cpp")
+    for code, blocks, words, arrays, expected in cases:
+        address = ctypes.cast(getattr(compiled, code.name), ctypes.c_void_p)
+        compiled.launch(address, ctypes.c_int64(blocks), *code.threads,
+                        (ctypes.c_int64 * 3)(*words), 3)
+        (out,) = [array for buffer, array in arrays.items() if buffer.role == "output"]
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
 # -- epilogues -------------------------------------------------------------------------------------
 
 B = T.fvector("b")
@@ -150,8 +237,6 @@ def test_a_product_only_its_epilogue_reads_is_not_stored():
 
 def nests_with_memory(output, *shapes: tuple[int, ...]) -> list[Nest]:
     """Return the nests of a whole program, which knows who reads a product."""
-    from tetractys.compiler.pipeline import Options, compile_signature
-    from tetractys.compiler.target.cuda import build
     f = tx.function([X, Y, B], output)
     sizes = f._sizes([np.zeros(shape) for shape in shapes])
     _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
@@ -166,6 +251,16 @@ def test_a_product_that_is_read_again_is_stored():
         assert gpu.launched == ["matrix_product_kernel"]
     np.testing.assert_allclose(got[0], a @ b, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got[1], np.exp(a @ b), rtol=1e-4, atol=1e-4)
+
+
+def test_the_update_of_a_large_parameter_does_too():
+    w = tx.shared(np.ones((4096, 4096), np.float32), name="w")
+    step = {w: w - np.float32(.1) * T.dot(X.T, Y)}
+    f = tx.function([X, Y], [], updates=step)
+    sizes = f._sizes([np.empty((4096, 4096), np.int8)] * 2)
+    _, stages = compile_signature(f.signature, sizes, Options(device="cuda"))
+    (product,) = stages.program.steps
+    assert product.epilogue is not None and len(scheduled(product)) == 1
 
 
 def test_an_update_runs_on_the_registers():
@@ -214,8 +309,6 @@ def nest_of(precision: str, m: int = 70, k: int = 40, n: int = 68) -> Nest:
     tx.config.float32_matmul_precision = precision
     try:
         f = tx.function([X, Y], T.dot(X, Y))
-        from tetractys.compiler.pipeline import compile_signature
-        from tetractys.compiler.target.cuda import scheduled
         sizes = f._sizes([np.zeros((m, k)), np.zeros((k, n))])
         _, stages = compile_signature(f.signature, sizes, f.options)
         (nest,) = [nest for step in stages.program.steps for nest in scheduled(step, precision)]
@@ -332,7 +425,7 @@ def test_an_unaligned_row_of_a_matrix_is_caught():
     (Multiply("int8", Load(TOTAL, (0,)), Load(PAIRS, (0,)), Load(PAIRS, (0,))), "unknown kind"),
     (Multiply("tf32", Load(TOTAL, (0,)), Load(PAIRS, (0,)), Load(PAIRS, (0,))), "is not register"),
     (Fetch(Load(OUT, (LINE, 0)), Load(OUT, (0, 0)), 4, const(True, "bool")), "is not scratch"),
-    (Fetch(Load(ONE, (LINE, 0)), Load(ONE, (0, 0)), 1, const(True, "bool")), "2 bytes cannot"),
+    (Fetch(Load(ONE, (LINE, 0)), Load(ONE, (0, 0)), 1, const(True, "bool")), "2 bytes"),
     (LoadMatrices(Load(PAIRS, (0,)), Load(OUT, (0, 0)), False), "16 bits"),
     (Await(-1), "cannot be under way")])
 def test_an_ill_formed_exchange_is_refused(stmt, message):

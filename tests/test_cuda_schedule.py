@@ -8,13 +8,14 @@ from cuda_fake import fake_gpu
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.loop.ir import Barrier, For, Load, Nest, Shuffle
+from tetractys.compiler.loop.ir import Barrier, Check, For, Load, Nest, Shuffle
 from tetractys.compiler.loop.text import nest_text
 from tetractys.compiler.loop.verify import verify_nest
 from tetractys.compiler.loop.walk import buffers_written, loads, operands, statements
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.target import cuda_columns
 from tetractys.compiler.target.cuda import compile_program, scheduled
+from tetractys.runtime.errors import IndexOutOfRangeError
 
 X, Y = T.fmatrix("x"), T.fmatrix("y")
 
@@ -172,3 +173,60 @@ def test_the_code_is_named_after_the_expression():
     source = compile_program(stages.program, keep_text=True).notes["CUDA C"]
     assert "add_tanh_kernel(" in source
     assert "tanh_float32(" in source
+
+
+def test_few_long_rows_are_cut_into_pieces():
+    pieces, whole = nests_of(X.sum(axis=1) * 2, (3, 1 << 17))
+    assert pieces.name.startswith("pieces_")
+    blocks = pieces.body[0].extent
+    assert blocks == 3 * 16 and "v < 4 vector" in nest_text(pieces)
+    assert len(nests_of(X.sum(axis=1), (600, 1 << 17))) == 1, "many rows fill the chip"
+    assert len(nests_of(X.sum(axis=1), (3, 10_000))) == 1, "short rows do not need it"
+
+
+@pytest.mark.parametrize("length", [1 << 14, 16_387, 20_001])
+def test_pieces_give_what_rows_do(length):
+    x = random(2, length)
+    shifted = X * 2 + X[:, 0].dimshuffle(0, "x")
+    got = value_of(T.exp(shifted.max(axis=1) - 5), x)
+    np.testing.assert_allclose(got, np.exp((x * 2 + x[:, :1]).max(axis=1) - 5), rtol=1e-5)
+    np.testing.assert_allclose(value_of(X.sum(axis=1), x), x.sum(axis=1, dtype=np.float64),
+                               rtol=1e-4, atol=1e-3)
+
+
+def test_pieces_keep_nan_and_several_totals():
+    x = random(2, 1 << 14)
+    x[1, 9000] = np.nan
+    with fake_gpu():
+        f = tx.function([X], [X.max(axis=1), X.min(axis=1), X.sum(axis=1)], device="cuda")
+        most, least, total = f(x)
+    for got in (most, least, total):
+        assert np.isnan(got[1]) and not np.isnan(got[0])
+    assert most[0] == x[0].max() and least[0] == x[0].min()
+
+
+def cross_entropy_gradient():
+    """Return scores, labels, and a gradient that scatters to one column of each row."""
+    labels = T.lvector("labels")
+    loss = T.nnet.categorical_crossentropy(T.nnet.softmax(X), labels).mean()
+    return labels, tx.grad(loss, X)
+
+
+@pytest.mark.parametrize("shapes", [((50, 7), (50,)), ()], ids=["known", "symbolic"])
+def test_counted_rows_are_no_scatter(shapes):
+    labels, gradient = cross_entropy_gradient()
+    nests = nests_of(gradient, *shapes, inputs=(X, labels))
+    scatter, = (nest for nest in nests if nest.name == "advanced_inc_subtensor")
+    assert "serial" not in marks(scatter) or not shapes
+    assert sum(isinstance(stmt, Check) for stmt in statements(scatter.body)) == 1
+    assert "advanced_inc_subtensor[i1, j" in nest_text(scatter)
+
+
+def test_counted_rows_still_check_the_columns():
+    labels, gradient = cross_entropy_gradient()
+    scores, given = random(50, 7), np.arange(50) % 7 - 7
+    value = value_of(gradient, scores, given, inputs=(X, labels))
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(value, (shares - np.eye(7)[given]) / 50, rtol=1e-4, atol=1e-6)
+    with fake_gpu(), pytest.raises(IndexOutOfRangeError, match="Index 7 is out of range"):
+        tx.function([X, labels], gradient, device="cuda")(scores, given + 8)

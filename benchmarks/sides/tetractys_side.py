@@ -102,10 +102,11 @@ def logistic(data: Arrays) -> Case:
 def mlp(data: Arrays) -> Case:
     """Return a training step of a network of dense layers."""
     images, labels = T.fmatrix("images"), T.lvector("labels")
-    network = layers.InputLayer((BATCH, MLP[0]), images)
-    for units in MLP[1:-1]:
+    first, second, last = (data[f"b{layer}"].size for layer in (1, 2, 3))
+    network = layers.InputLayer(data["images"].shape, images)
+    for units in (first, second):
         network = layers.DenseLayer(network, units)
-    network = layers.DenseLayer(network, MLP[-1], nonlinearity=nonlinearities.softmax)
+    network = layers.DenseLayer(network, last, nonlinearity=nonlinearities.softmax)
     layers.set_all_param_values(network, [data[f"{kind}{n}"] for n in (1, 2, 3) for kind in "wb"])
     loss = objectives.categorical_crossentropy(layers.get_output(network), labels).mean()
     parameters = layers.get_all_params(network, trainable=True)

@@ -192,7 +192,7 @@ class _Builder:
         outer, _, _ = parts_of(nest)
         return {
             "kernel": kernel.code.name, "blocks": self.text(outer.extent),
-            "threads": list(kernel.code.threads),
+            "threads": list(kernel.code.threads), "scratch": kernel.code.scratch,
             "pointers": [self.address(signature.buffers[number].root(), extra)
                          for number in kernel.code.roots],
             "sizes": [self.text(as_dim(symbol)) for symbol in signature.symbols],

@@ -28,9 +28,15 @@ ENOUGH_BLOCKS, LEAST_DEPTH = 128, 256
 NARROW = 32
 """Results with no more rows, or columns, get tiles of as many."""
 
-LARGE = {"float32": Tile((2, 4), (64, 32)), "tf32": Tile((2, 2), (64, 64)),
-         "float16": Tile((2, 2), (64, 64), 32), "bfloat16": Tile((2, 2), (64, 64), 32)}
-"""Tiles of 128 x 128 by kind of product: of the most work for what is loaded."""
+_HALVES = Tile((2, 4), (64, 64), 32, 3), Tile((2, 2), (64, 64), 32, 4)
+LARGE = {"float32": (Tile((2, 4), (64, 32)),),
+         "tf32": (Tile((2, 4), (64, 64), 16, 3), Tile((2, 2), (64, 64), 16, 4)),
+         "float16": _HALVES, "bfloat16": _HALVES}
+"""Tiles of 128 x 256 and 128 x 128 by kind of product: the more work for what is loaded, the first.
+
+Tensor cores are through with a slab before the next one is there, unless it was asked for some
+slabs ago.  With tiles of 128 x 128, the second-level cache would be slower than an H100's.
+"""
 
 
 def contract(step: Contract, precision: str = "highest", keeps: bool = True) -> tuple[Nest, ...]:
@@ -87,8 +93,7 @@ def tile_of(step: Contract, kind: str) -> Tile:
         return Tile((4, 1), (32, 32), depth)
     if isinstance(m, int) and m <= NARROW:
         return Tile((1, 4), (32, 32), depth)
-    large = LARGE.get(kind)
-    if large is not None:
+    for large in LARGE.get(kind, ()):
         blocks = prod((batch, ceildiv(m, large.rows), ceildiv(n, large.columns)))
         if isinstance(blocks, int) and blocks >= ENOUGH_BLOCKS:
             return large

@@ -1,6 +1,7 @@
 """Instructions of NVIDIA's GPUs that CUDA C has no words for, each as a function of its own.
 
-GPUs before compute capability 8.0 copy to scratch memory at once; they have no ``multiply_*``.
+GPUs before compute capability 8.0 do without: they copy to scratch memory at once, and threads
+pass each other the parts of matrices, which they multiply without rounding them.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ __device__ __forceinline__ void {name}(unsigned *target, const void *row) {{
 
 
 _ROUND = """\
+#if __CUDA_ARCH__ >= 800
 // A float with 10 bits of mantissa, for products of matrices.
 __device__ __forceinline__ unsigned round_tf32(float x) {
     unsigned result;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(x));
     return result;
 }
+#endif
 """
 
 
@@ -87,15 +90,37 @@ def _multiply(name: str) -> str:
     inputs = ", ".join(f'"{constraint}"({wrapped.format(f"{side}[{k}]")})'
                        for side, count in (("left", counts[1]), ("right", counts[2]))
                        for k in range(count))
+    values = {"float16": "float32_from_float16((unsigned short)({} >> 16 * e))",
+              "bfloat16": "__uint_as_float({} >> 16 * e << 16)"}.get(name, "{}")
+    from_left = "__shfl_sync(~0u, left[k / 4 * ROWS + i], (lane & 28) + k % 4)"
+    from_right = "__shfl_sync(~0u, right[k / 4], 8 * (lane & 3) + 4 * j + k % 4)"
     instruction = f"mma.sync.aligned.{form}.row.col.{end}.{letters[name]}.{letters[name]}.{end}"
+    head = "__device__ __forceinline__ void"
+    if kind.per_register == 2:
+        # Taking halves apart is much code: once is enough.
+        head = f"#if __CUDA_ARCH__ >= {kind.needs}0\n{head}\n#else\n__device__ __noinline__ void\n#endif"
     return f"""\
 // A warp's product of a {kind.m} x {kind.k} and a {kind.k} x {kind.n} matrix, added to a total.
-__device__ __forceinline__ void multiply_{name}(
+{head}
+multiply_{name}(
     {total} *total, const {operand} *left, const {operand} *right) {{
+#if __CUDA_ARCH__ >= {kind.needs}0
     asm("{instruction} "
         "{groups[0]}, {groups[1]}, {groups[2]}, {groups[0]};"
         : {outputs}
         : {inputs});
+#else
+    const int ROWS = {kind.m // 8}, lane = threadIdx.x % 32;
+    for (int k = 0; k < {kind.k // kind.per_register}; ++k)
+        for (int j = 0; j < 2; ++j) {{
+            const {operand} other = {from_right};
+            for (int i = 0; i < ROWS; ++i) {{
+                const {operand} own = {from_left};
+                for (int e = 0; e < {kind.per_register}; ++e)
+                    total[2 * i + j] += {values.format("own")} * {values.format("other")};
+            }}
+        }}
+#endif
 }}
 """
 

@@ -7,13 +7,15 @@ word for each check, which holds the largest offending value, or the least int64
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..access import coefficient_of, flat_offset
 from ..dims import Call, DimLike, Symbol, as_dim, proves_nonnegative, substitute
-from ..dtypes import SIZES
+from ..dtypes import HALVES, SIZES
+from ..loop.half import conversion
 from ..loop.ir import (
     Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
     Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
@@ -24,7 +26,7 @@ from ..loop.walk import (
     accumulated_locals, buffers_written, children, loads, operands, postorder, stable_expressions,
     statements)
 from .cuda_instructions import INSTRUCTIONS
-from .cuda_scalar import C_TYPES, PRELUDE, PRINTERS, combined, literal
+from .cuda_scalar import C_TYPES, NATIVE_CONVERSIONS, PRELUDE, PRINTERS, combined, literal
 from .cuda_schedule import is_multiple, parts_of
 
 INLINE_LIMIT = 250
@@ -36,6 +38,9 @@ LONGEST = 60
 NARROW = 1 << 31
 """Index expressions that are proved to stay below are computed with 32 bits."""
 
+MOST_DECLARED = 48 << 10
+"""Bytes of scratch memory that code may declare; for more a launch has to ask."""
+
 NOT_FAILED = -2**63
 """What a word of ``status`` holds while its check holds."""
 
@@ -44,7 +49,7 @@ _RESERVED = frozenset(
     "false float for goto if inline int long namespace new operator private public register return "
     "short signed sizeof static struct switch template this true try typedef typename union "
     "unsigned using virtual void volatile while and or not xor min max abs exp log sin cos tan "
-    "sqrt pow minimum maximum modulo floor_divide to_integer status".split()).union(
+    "sqrt pow minimum maximum modulo floor_divide to_integer status scratch".split()).union(
         INSTRUCTIONS, (
         name + suffix for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign",
                                    "fma") for suffix in ("", "f")))
@@ -69,13 +74,24 @@ class Module:
         """Return the name of a scalar function, written from its expression."""
         own = f"{name}_{dtype}"
         if own not in self.functions:
-            self.functions[own] = _definition(self, own, name, dtype, arity)
+            self.functions[own] = _definition(self, own, *definition(name, dtype, arity))
+        return own
+
+    def conversion(self, source: str, target: str) -> str:
+        """Return the name of the conversion of a half to float32, or back."""
+        own = f"{target}_from_{source}"
+        if own not in self.functions:
+            parameter, result = conversion(source, target)
+            native = NATIVE_CONVERSIONS.get((source, target), "")
+            self.functions[own] = _definition(self, own, (parameter,), result, native)
         return own
 
     def instruction(self, name: str) -> str:
         """Return the name of a function of ``cuda_instructions.py``."""
         if name == "multiply_tf32":
             self.instruction("round_tf32")
+        elif name == "multiply_float16":
+            self.conversion("float16", "float32")
         self.functions[name] = INSTRUCTIONS[name]
         return name
 
@@ -98,12 +114,15 @@ class KernelCode:
         Threads along the first, second and third axis of a block.
     has_status : bool
         Whether ``status`` is passed, after the sizes.
+    scratch : int
+        Bytes of scratch memory that the launch has to ask for; 0 if the code declares what it uses.
     """
 
     name: str
     roots: tuple[int, ...]
     threads: tuple[int, int, int]
     has_status: bool
+    scratch: int = 0
 
 
 def identifier(name: str, taken: set[str]) -> str:
@@ -165,18 +184,23 @@ def emit_kernel(module: Module, nest: Nest, signature: Signature, slots: tuple[i
     lines += ["    " + line for line in (*emitter.head(outer, threads, inside), *inside)]
     module.kernels[name] = "\n".join([*lines, "}", ""])
     shape = tuple(loop.extent for loop in reversed(threads))
-    return KernelCode(name, tuple(roots.values()), (*shape, *(1,) * (3 - len(shape))), has_status)
+    return KernelCode(name, tuple(roots.values()), (*shape, *(1,) * (3 - len(shape))), has_status,
+                      emitter.scratch if emitter.scratch > MOST_DECLARED else 0)
 
 
-def _definition(module: Module, own: str, name: str, dtype: str, arity: int) -> str:
-    parameters, result = definition(name, dtype, arity)
-    kind = C_TYPES[dtype]
-    emitter = _Emitter(module, Nest(name, ()), 0)
-    header = ", ".join(f"{kind} {emitter.name(local)}" for local in parameters)
+def _definition(module: Module, own: str, parameters: Sequence[Local], result: Expr,
+                native: str = "") -> str:
+    """Return a function; ``native`` assigns its result to ``y`` where the GPU can."""
+    kind = C_TYPES[result.dtype]
+    emitter = _Emitter(module, Nest(own, ()), 0)
+    header = ", ".join(f"{C_TYPES[local.dtype]} {emitter.name(local)}" for local in parameters)
     inline = "__forceinline__" if len(postorder(result)) <= INLINE_LIMIT else "__noinline__"
     values: list[str] = []
     lines = [*emitter.expressions((result,), values)]
     inside = [f"    {line}" for line in (*lines, f"return {bare(values[0])};")]
+    if native:
+        inside = ["#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800",
+                  f"    {kind} y;", f"    {native}", "    return y;", "#else", *inside, "#endif"]
     return "\n".join([f"__device__ {inline} {kind} {own}({header}) {{", *inside, "}", ""])
 
 
@@ -190,6 +214,13 @@ def bare(text: str) -> str:
         if depth == 0:
             return text[1:-1] if place == len(text) - 1 else text
     return text
+
+
+def scratch_bytes(buffer: Buffer) -> int:
+    """Return the scratch memory a buffer takes, in whole 16 bytes."""
+    if buffer.role != "scratch":
+        return 0
+    return -(-math.prod(buffer.dims) * SIZES[buffer.dtype] // 16) * 16
 
 
 class _Emitter:
@@ -209,6 +240,7 @@ class _Emitter:
         self.on_chip: list[Buffer] = list(dict.fromkeys(
             buffer.root() for buffer in buffers_written(nest)
             if buffer.root().role in ("scratch", "register")))
+        self.scratch = sum(map(scratch_bytes, self.on_chip))
 
     def name(self, item: Buffer | Symbol | Local) -> str:
         """Return the C name of something."""
@@ -226,12 +258,18 @@ class _Emitter:
         for loop, value in axes:
             if self.name(loop.index) in used:
                 yield f"const int {self.name(loop.index)} = {value};"
+        asked = self.scratch > MOST_DECLARED
+        if asked:
+            yield "extern __shared__ __align__(16) unsigned char scratch[];"
+        start = 0
         for buffer in self.on_chip:
-            size = 1
-            for dim in buffer.dims:
-                size *= dim
+            kind, name = C_TYPES[buffer.dtype], self.name(buffer)
+            if asked and buffer.role == "scratch":
+                yield f"{kind} *{name} = ({kind} *)(scratch + {start});"
+                start += scratch_bytes(buffer)
+                continue
             shared = "__shared__ " if buffer.role == "scratch" else ""
-            yield f"{shared}__align__(16) {C_TYPES[buffer.dtype]} {self.name(buffer)}[{size}];"
+            yield f"{shared}__align__(16) {kind} {name}[{math.prod(buffer.dims)}];"
 
     # -- statements --------------------------------------------------------------------------------
 
@@ -422,6 +460,8 @@ class _Emitter:
         if node.name in FUNCTIONS:
             name = self.module.function(node.name, node.dtype, len(args))
             return f"{name}({', '.join(map(bare, args))})"
+        if node.name == "cast" and (node.dtype in HALVES or node.args[0].dtype in HALVES):
+            return f"{self.module.conversion(node.args[0].dtype, node.dtype)}({bare(args[0])})"
         if node.name in ("lt", "eq", "ne") and all(map(self.is_narrow, node.args)):
             args = [self.dim(arg.dim) if isinstance(arg, Index) else str(arg.value)
                     for arg in node.args]

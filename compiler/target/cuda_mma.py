@@ -79,8 +79,8 @@ class MatrixProduct(Product):
             across = corner + as_dim(tile) * size + as_dim(eighth) * 8 + as_dim(self.g)
             along = depth + as_dim(part) * 4 + as_dim(self.t)
             place = as_dim(part) * (size // 8) + as_dim(eighth)
-            result += unrolled((Store(register, (as_dim(tile), place),
-                                      slab.at(slot, across, along)),), tile, part, eighth)
+            result += unrolled((Store(register, (as_dim(tile), place), slab.value(
+                slot, across, along, register.dtype)),), tile, part, eighth)
         return result
 
     def _load_pairs(self, slot: DimLike, depth: DimLike) -> list[Stmt]:

@@ -121,10 +121,11 @@ class Slab:
         self.count = self._count()
 
     def _count(self) -> int:
-        """Return how many neighbouring elements can be fetched at once."""
+        """Return how many neighbouring elements can be fetched at once, by every thread."""
         size = SIZES[self.view.buffer.dtype]
         fast = self.depth_axis if self.along else self.across_axis
-        view, count = self.view, VECTOR_BYTES // size
+        view, share = self.view, self.lines * self.line // self.tile.threads
+        count = min(VECTOR_BYTES // size, share)
         while count > 1:
             strides = [stride for axis, stride in enumerate(view.strides)
                        if axis != fast and view.dims[axis] != 1]
@@ -138,6 +139,11 @@ class Slab:
         """Return an element of the slab in a slot."""
         place = (across, depth) if self.along else (depth, across)
         return Load(self.buffer, (slot, *place))
+
+    def value(self, slot: DimLike, across: DimLike, depth: DimLike, dtype: str) -> Expr:
+        """Return an element as a value of a dtype."""
+        found = self.at(slot, across, depth)
+        return found if found.dtype == dtype else apply("cast", found, dtype=dtype)
 
     def fetch(self, slot: DimLike, thread: DimLike, batch: DimLike, first: DimLike,
               corner: DimLike) -> list[Stmt]:

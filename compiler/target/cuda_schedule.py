@@ -8,7 +8,8 @@ which blocks run.  Which schedule a nest gets is read off its loops:
 
     elementwise   a perfect nest of independent loops   a thread a few elements, 16 bytes at a time
     transpose     the same, read across memory          tiles through scratch memory
-    rows          independent loops around passes       a warp or a block a row, totals by shuffles
+    rows          independent loops around passes       a warp or a block a row, totals by shuffles;
+                                                        few long rows in pieces first
     columns       accumulation into a row of elements   threads along columns, rows in chunks
     owner         accumulation where data says          a thread an element, in the loop's order
     serial        anything else                         independent loops over threads, the rest
@@ -28,6 +29,7 @@ from ..loop.rewrite import Rewriter
 from ..loop.scalar import apply, index
 from ..loop.verify import WARP
 from ..loop.walk import buffers_written, loads, operands, statements, target_access
+from .cuda_resolve import resolve
 
 BLOCK = 256
 """Threads of a block that has no other reason: eight warps hide latency, and several such blocks
@@ -254,15 +256,15 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     Buffers of role ``temporary`` that the nest does not mention hold what one leaves to the next.
     A nest without iterations needs none.
     """
-    from . import cuda_columns, cuda_rows, cuda_scatter, cuda_tiles
+    from . import cuda_columns, cuda_scatter, cuda_tiles
+    nest = resolve(nest)
     loops, body = chain_of(nest.body)
     if any(loop.extent == 0 for loop in loops):
         return ()
     if _has_passes(body):
         free = independent_loops(loops, body)
         if len(free) == len(loops):
-            return cuda_columns.columns(nest, loops, body) or \
-                cuda_rows.rows(nest, loops, body)
+            return cuda_columns.columns(nest, loops, body) or _rows(nest, loops, body)
         return (_serial(nest, loops, body, free),)
     free = independent_loops(loops, body)
     rest = tuple(loop for loop in loops if loop not in free)
@@ -277,6 +279,18 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
         if tiled is not None:
             return (tiled,)
     return (elementwise(nest, tuple(free), rest, body),)
+
+
+def _rows(nest: Nest, loops: tuple[For, ...], body: tuple[Stmt, ...]) -> tuple[Nest, ...]:
+    """Return the schedule of rows, the pieces of few long ones first."""
+    from .cuda_rows import rows
+    from .cuda_split import split
+    parts = split(nest, loops, body)
+    if parts is None:
+        return rows(nest, loops, body)
+    outer, pieces, whole = parts
+    return (*rows(replace(nest, name=f"pieces_{nest.name}"), outer, pieces),
+            *rows(nest, loops, whole))
 
 
 def _has_passes(body: tuple[Stmt, ...]) -> bool:

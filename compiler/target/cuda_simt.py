@@ -10,6 +10,7 @@ bytes for which threads next to each other, or two apart, want the same are serv
 from __future__ import annotations
 
 from ..dims import DimLike, Symbol, as_dim, floordiv, modulo
+from ..dtypes import SIZES
 from ..loop.ir import Accumulate, Buffer, Let, Load, Stmt, Store
 from ..loop.scalar import apply, const, index
 from ..program import Contract
@@ -21,8 +22,8 @@ GROUP = 4
 LANES = (8, 4)
 """Threads of a warp along the rows and the columns of its part of a tile."""
 
-PADDING = 4
-"""Elements added to the lines of a slab, so that they begin in different banks."""
+PADDING = 16
+"""Bytes added to the lines of a slab, so that they begin in different banks."""
 
 
 class SimtProduct(Product):
@@ -30,9 +31,9 @@ class SimtProduct(Product):
 
     def __init__(self, step: Contract, tile: Tile, finish: Finish, parts: int = 1,
                  partial: Buffer | None = None):
-        slabs = (Slab(step, "left", tile, False, (PADDING, 0)),
-                 Slab(step, "right", tile, False, (PADDING, 0)))
-        super().__init__(step, tile, slabs, finish, parts, partial)
+        left, right = (Slab(step, array, tile, False, (PADDING // SIZES[view.buffer.dtype], 0))
+                       for array, view in (("left", step.left), ("right", step.right)))
+        super().__init__(step, tile, (left, right), finish, parts, partial)
         self.row, self.column = Symbol("row", extent=LANES[0]), Symbol("column", extent=LANES[1])
         self.groups = tuple(own // (GROUP * lanes) for own, lanes in zip(tile.own, LANES))
         own = tuple(GROUP * count for count in self.groups)
@@ -64,7 +65,8 @@ class SimtProduct(Product):
             group, e = Symbol("group", extent=self.groups[side]), Symbol("e", extent=GROUP)
             across = corner + self._place(side, as_dim(group), as_dim(e), thread)
             loads += unrolled((Store(register, (as_dim(group) * GROUP + as_dim(e),),
-                                     slab.at(slot, across, as_dim(k))),), group, e)
+                                     slab.value(slot, across, as_dim(k), register.dtype)),),
+                              group, e)
         product = apply("mul", Load(self.a, (as_dim(i),)), Load(self.b_part, (as_dim(j),)))
         add = unrolled((Accumulate(
             Load(self.total, (as_dim(i), as_dim(j))), "add", product),), i, j)
