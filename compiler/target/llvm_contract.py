@@ -27,7 +27,7 @@ from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
 from .llvm_blas import blas_call, fits_blas
-from .llvm_gemm import Source, Tile, fetching, micro_kernel, packing, tabulating
+from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
 from .llvm_machine import Machine
 from .llvm_scalar import llvm_type

@@ -129,7 +129,8 @@ class _TileWriter:
         a_rows = [self._offset(table, 2 * row) for row in range(rows)]
         places = self._places([self._offset(table, 2 * row + 1) for row in range(rows)])
         self._fetch(places)
-        totals = self._walk(0, ["%a", "%b", "%panel", *["zeroinitializer"] * len(places)], a_rows)[3:]
+        start = ["%a", "%b", "%panel", *["zeroinitializer"] * len(places)]
+        totals = self._walk(0, start, a_rows)[3:]
         writer.branch("%add", lambda: self._store(self._added(totals, places), places),
                       lambda: self._store(totals, places))
         return [writer.emit(f"getelementptr inbounds i64, ptr {table}, i64 {2 * rows}")]
@@ -334,33 +335,6 @@ def packing(module: Module, dtype: str, lanes: int) -> str:
 
     state = writer.carry(blocks, ["i64", "ptr"], ["0", "%panel"], block)
     writer.carry(emit(f"sub nuw nsw i64 %k, {state[0]}"), ["i64", "ptr"], state, single)
-    writer.run("ret void")
-    writer.finish()
-    module.declarations[name] = module.functions.pop()
-    return f"@{name}"
-
-
-def fetching(module: Module, dtype: str, width: int) -> str:
-    """Include a function that prefetches rows of a panel to come; return its name as an operand.
-
-    ``void name(ptr from, i64 step, i64 rows)``.  It asks for the last line of each row's part: what
-    comes before it came with the panel in use.
-    """
-    kind, line = llvm_type(dtype), LINE_BYTES // SIZES[dtype]
-    name = f"tx.fetch.{dtype}.{width}"
-    if name in module.declarations:
-        return f"@{name}"
-    prefetch = module.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
-    writer = FunctionWriter(module, f"define internal void @{name}(ptr %from, i64 %step, "
-                                    "i64 %rows) noinline nounwind")
-
-    def row(now: list[str]) -> list[str]:
-        for last in range(line - 1, max(width, line), line):
-            place = writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 {last}")
-            writer.run(f"call void {prefetch}(ptr {place}, i32 0, i32 3, i32 1)")
-        return [writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 %step")]
-
-    writer.carry("%rows", ["ptr"], ["%from"], row)
     writer.run("ret void")
     writer.finish()
     module.declarations[name] = module.functions.pop()
