@@ -60,9 +60,12 @@ TABLE_ROWS = 1024
 FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
-BLAS_LEAST, BLAS_BLOCK = 384, 512
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many
-rows and columns (measured: 5 to 10 % faster at 512 and above, as much slower below 256)."""
+BLAS_LEAST, BLAS_BLOCK = 384, 1024
+"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
+many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
+
+BLAS_FLOPS = 1 << 30
+"""A product of less than this is two calls of BLAS; each cut costs it 1 % at 512, less above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +232,13 @@ def _blas_block(step: Contract) -> tuple[int, int]:
     """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
     batch, m, n, _ = step.sizes
     if step.epilogue is not None:
-        return max(_even(m, BLAS_BLOCK // 2), 1), max(n, 1)
+        return max(_even(m, BLAS_BLOCK // 4), 1), max(n, 1)
     rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
-    calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
-    if calls < 4 and contract_work(step) * FLOPS_PER_UNIT >= TASK_FLOPS:
-        columns = ceildiv(columns, ceildiv(4, max(calls, 1)))
+    flops = 2 * prod(step.sizes)
+    if batch * ceildiv(m, rows) * ceildiv(n, columns) == 1 and flops >= TASK_FLOPS:
+        rows = ceildiv(rows, 2)
+        if flops >= BLAS_FLOPS:
+            columns = ceildiv(columns, 2)
     return rows, columns
 
 

@@ -33,9 +33,6 @@ from ..dtypes import SIZES
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module
 
-LINE_BYTES = 64
-"""Of a line of the caches."""
-
 Source = Literal["direct", "packing", "packed"]
 
 
@@ -128,7 +125,6 @@ class _TileWriter:
         table, rows, writer = now[0], self.tile.rows, self.writer
         a_rows = [self._offset(table, 2 * row) for row in range(rows)]
         places = self._places([self._offset(table, 2 * row + 1) for row in range(rows)])
-        self._fetch(places)
         start = ["%a", "%b", "%panel", *["zeroinitializer"] * len(places)]
         totals = self._walk(0, start, a_rows)[3:]
         writer.branch("%add", lambda: self._store(self._added(totals, places), places),
@@ -229,14 +225,6 @@ class _TileWriter:
         rows = [self.writer.emit(f"getelementptr i8, ptr %c, i64 {offset}") for offset in offsets]
         return [self._at(row, v * self.tile.lanes) for row in rows
                 for v in range(self.tile.vectors)]
-
-    def _fetch(self, places: list[str]) -> None:
-        """Ask for C's lines: by the end of the walk they are here."""
-        prefetch = self.writer.module.declare("llvm.prefetch.p0", "void", "ptr", *["i32"] * 3)
-        every = max(1, LINE_BYTES // (SIZES[self.tile.dtype] * self.tile.lanes))
-        for k, place in enumerate(places):
-            if k % self.tile.vectors % every == 0:
-                self.writer.run(f"call void {prefetch}(ptr {place}, i32 1, i32 3, i32 1)")
 
     def _added(self, totals: list[str], places: list[str]) -> list[str]:
         # All loads come before any store: a row may be stored more than once.
