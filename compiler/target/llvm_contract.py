@@ -60,7 +60,7 @@ TABLE_ROWS = 1024
 FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
-BLAS_LEAST, BLAS_BLOCK = 384, 1024
+BLAS_LEAST, BLAS_BLOCK = 448, 1024
 """From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
 many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
 
@@ -435,7 +435,8 @@ class _ContractWriter:
 
             writer.loop(above, writer.dim(floordiv(top, maximum(self.m, 1))),
                         writer.dim(ceildiv(bottom, maximum(self.m, 1))), rows)
-            last = [start + modulo(bottom - 1, maximum(self.m, 1)) * stride for start, stride in zip(
+            row = modulo(bottom - 1, maximum(self.m, 1))
+            last = [start + row * stride for start, stride in zip(
                 matrix(floordiv(bottom - 1, maximum(self.m, 1))), strides)]
         entries(bottom - top, 2 * self.cut.rows, last, [0, 0])
 
