@@ -90,12 +90,15 @@ def _multiply_sum(node: Apply) -> Variable | None:
     is_row = all(size == 1 for size in left.type.dims[lead:middle])
     if is_float(left.dtype) and inner and not is_column and not is_row:
         return None
-    order = (*batch, *rows, *summed, *columns)
+    # The product has no axes for a single row or column: it then fuses with vectors.
     if is_column:
-        order = (*batch, *summed, *columns, *rows) if _is_transposed(left, middle - 1) \
-            else (*batch, *rows, *columns, *summed)
-    elif is_row and _is_transposed(right, lead + inner - 1):
-        order = (*batch, *rows, *columns, *summed)
+        order = (*batch, *summed, *rows) if _is_transposed(left, middle - 1) \
+            else (*batch, *rows, *summed)
+    elif is_row:
+        order = (*batch, *columns, *summed) if _is_transposed(right, lead + inner - 1) \
+            else (*batch, *summed, *columns)
+    else:
+        order = (*batch, *rows, *summed, *columns)
     shuffle = FUNCTIONS["dimshuffle"]
     own = (*batch, *rows, *summed), (*batch, *summed, *columns)
     product = FUNCTIONS["mul"](*(
@@ -104,7 +107,8 @@ def _multiply_sum(node: Apply) -> Variable | None:
     total = FUNCTIONS["sum"](product, axis=[order.index(axis) for axis in summed]) \
         if summed else product
     kept = [axis for axis in order if axis not in summed]
-    return _as_type(shuffle(total, [kept.index(axis) for axis in (*batch, *rows, *columns)]), node)
+    return _as_type(shuffle(total, [kept.index(axis) if axis in kept else "x"
+                                    for axis in (*batch, *rows, *columns)]), node)
 
 
 def _is_transposed(operand: Variable, row: int) -> bool:

@@ -10,8 +10,8 @@ depends on the sizes only::
           for each tile of rows:            a micro-kernel
       the epilogue on the task's rows       while they are in the cache
 
-Batch axes on which B does not depend (of images, and their rows, in a convolution) count as rows
-whose tiles do not cross a boundary: they share the panels.
+Batch axes on which B does not depend (of images, and their rows, in a convolution) are rows, too,
+and share the panels: a table tells where each row of A and C begins.
 
 Where BLAS measures better, on large products of known sizes, a task is one call of it; so it is on
 all products of known sizes when LLVM optimises nothing.
@@ -27,7 +27,7 @@ from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
 from .llvm_blas import blas_call, fits_blas
-from .llvm_gemm import Source, Tile, fetching, micro_kernel, packing
+from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
 from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
@@ -54,12 +54,18 @@ NEAR_BYTES = 16 << 10
 WAITING_BYTES = 192 << 10
 """Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
 
+TABLE_ROWS = 1024
+"""Rows that one pass over the panels may serve: the table of where they begin takes 16 KB."""
+
 FLOPS_PER_UNIT = 16
 """Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
 
-BLAS_LEAST, BLAS_BLOCK = 384, 512
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many
-rows and columns (measured: 5 to 10 % faster at 512 and above, as much slower below 256)."""
+BLAS_LEAST, BLAS_BLOCK = 448, 1024
+"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
+many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
+
+BLAS_FLOPS = 1 << 30
+"""A product of less than this is two calls of BLAS; each cut costs it 1 % at 512, less above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +120,19 @@ class Blocking:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The matrices of a product: ``batch`` axes, and ``above`` those of rows that share B."""
+    """The matrices of a product.
+
+    Attributes
+    ----------
+    batch, above : tuple of dim
+        The batch axes, ``above`` being those of matrices whose rows share B.
+    rows : dim
+        Rows that share B.
+    """
 
     batch: tuple[DimLike, ...]
     above: tuple[DimLike, ...]
+    rows: DimLike
 
     @property
     def matrices(self) -> DimLike:
@@ -131,7 +146,7 @@ def stack_of(step: Contract, uses_blas: bool) -> Stack:
     first = len(dims)
     while not uses_blas and first and step.right.strides[first - 1] == 0:
         first -= 1
-    return Stack(dims[:first], dims[first:])
+    return Stack(dims[:first], dims[first:], prod(dims[first:]) * step.out.dims[-2])
 
 
 def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[int, int]:
@@ -164,11 +179,10 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
         rows, columns = _blas_block(step)
         return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
     stack = stack_of(step, False)
-    _, m, n, k = step.sizes
-    size = SIZES[step.out.buffer.dtype]
-    rows, vectors = tile_shape(m, n, step.out.buffer.dtype, machine)
+    n, size = step.out.dims[-1], SIZES[step.out.buffer.dtype]
+    rows, vectors = tile_shape(stack.rows, n, step.out.buffer.dtype, machine)
     width = vectors * machine.lanes(step.out.buffer.dtype)
-    tiles, panels = prod(stack.above) * ceildiv(m, rows), ceildiv(n, width)
+    tiles, panels = ceildiv(stack.rows, rows), ceildiv(n, width)
     most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
     if all(isinstance(size_, int) for size_ in step.sizes):
         blocks = stack.matrices * ceildiv(tiles, most)
@@ -183,8 +197,9 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     axis, steps = _inner_block(step, _deepest(width, size))
     depth = maximum(steps, 1) * prod(step.inner_dims[axis + 1:])
     waiting = task_tiles * rows * size * (depth if step.epilogue is None else maximum(depth, n))
-    merged = maximum(minimum(ceildiv(tiles, maximum(task_tiles, 1)),
-                             floordiv(WAITING_BYTES, maximum(waiting, 1))), 1)
+    fitting = minimum(floordiv(WAITING_BYTES, maximum(waiting, 1)),
+                      floordiv(TABLE_ROWS, maximum(task_tiles * rows, 1)))
+    merged = maximum(minimum(ceildiv(tiles, maximum(task_tiles, 1)), fitting), 1)
     return Blocking(rows, vectors, maximum(task_tiles, 1), maximum(columns, 1) * width, axis,
                     steps, merged)
 
@@ -217,11 +232,13 @@ def _blas_block(step: Contract) -> tuple[int, int]:
     """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
     batch, m, n, _ = step.sizes
     if step.epilogue is not None:
-        return max(_even(m, BLAS_BLOCK // 2), 1), max(n, 1)
+        return max(_even(m, BLAS_BLOCK // 4), 1), max(n, 1)
     rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
-    calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
-    if calls < 4 and contract_work(step) * FLOPS_PER_UNIT >= TASK_FLOPS:
-        columns = ceildiv(columns, ceildiv(4, max(calls, 1)))
+    flops = 2 * prod(step.sizes)
+    if batch * ceildiv(m, rows) * ceildiv(n, columns) == 1 and flops >= TASK_FLOPS:
+        rows = ceildiv(rows, 2)
+        if flops >= BLAS_FLOPS:
+            columns = ceildiv(columns, 2)
     return rows, columns
 
 
@@ -241,8 +258,8 @@ def contract_work(step: Contract) -> DimLike:
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:
     """Return how many tasks a contraction has."""
-    stack, (_, m, n, _) = stack_of(step, cut.uses_blas), step.sizes
-    tiles = prod(stack.above) * ceildiv(m, cut.rows)
+    stack, n = stack_of(step, cut.uses_blas), step.out.dims[-1]
+    tiles = ceildiv(stack.rows, cut.rows)
     return stack.matrices * ceildiv(n, cut.task_columns) * ceildiv(tiles, cut.task_tiles)
 
 
@@ -311,10 +328,13 @@ class _ContractWriter:
         lead = len(step.batch_dims)
         self.a_steps = step.left.strides[lead + 1:]
         self.b_steps = step.right.strides[lead:-1]
-        self.per_matrix = ceildiv(self.m, cut.rows)
-        self.panel = ""
+        self.panel = self.table = ""
         if not cut.uses_blas:
             self.panel = self.reserve_panel()
+            # A pass over the panels has at least the rows of one task; the rest fills a last tile,
+            # and is there for the one that would follow.
+            self.table = writer.alloca(
+                "i64", 2 * (max(TABLE_ROWS, TASK_TILES * cut.rows) + 2 * cut.rows))
 
     def reserve_panel(self) -> str:
         """Reserve memory for the panel of a block."""
@@ -334,9 +354,9 @@ class _ContractWriter:
         return self.writer.emit(
             f"getelementptr {self.kind}, ptr {base}, i64 {self.writer.dim(offset)}")
 
-    def start(self, view: View, matrix: DimLike, above: DimLike = 0) -> DimLike:
-        """Return the offset of a matrix, by its numbers among those of B and above each other."""
-        at = (*split_index(matrix, self.stack.batch), *split_index(above, self.stack.above))
+    def start(self, view: View, matrix: DimLike) -> DimLike:
+        """Return the offset of the first of the matrices that share one right operand."""
+        at = split_index(matrix, self.stack.batch)
         return sum((index * stride for index, stride in zip(at, view.strides)), 0)
 
     def tasks(self) -> None:
@@ -345,7 +365,7 @@ class _ContractWriter:
         begin, end, column = Symbol("begin"), Symbol("end"), Symbol("column")
         writer.bind(begin, "%begin")
         writer.bind(end, "%end")
-        tiles = prod(self.stack.above) * self.per_matrix
+        tiles = ceildiv(self.stack.rows, cut.rows)
         down = maximum(ceildiv(tiles, cut.task_tiles), 1)
         across = maximum(ceildiv(self.n, cut.task_columns), 1)
 
@@ -373,9 +393,52 @@ class _ContractWriter:
         if self.cut.uses_blas:
             self.blas(matrix, (top, bottom), (left, right))
         else:
+            self.tabulate(top * self.cut.rows,
+                          minimum(bottom * self.cut.rows, self.stack.rows))
             self.walk(matrix, (top, bottom), (left, right))
         if self.epilogue is not None:
-            self.finish(top * self.cut.rows, minimum(bottom * self.cut.rows, self.m))
+            self.finish(top * self.cut.rows, minimum(bottom * self.cut.rows, self.stack.rows))
+
+    def tabulate(self, top: DimLike, bottom: DimLike) -> None:
+        """Write the table of where rows ``top`` to ``bottom`` of A and C begin."""
+        writer, size = self.writer, SIZES[self.dtype]
+        tabulate = tabulating(writer.module)
+        lead = len(self.step.batch_dims)
+        views = (self.step.left, self.step.out)
+        strides = [view.strides[lead] for view in views]
+
+        def entries(first: DimLike, count: DimLike, starts: list[DimLike], steps: list[DimLike]
+                    ) -> None:
+            place = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
+                                f"i64 {writer.dim(first * 2)}")
+            passed = [count, *(size * value for pair in zip(starts, steps) for value in pair)]
+            writer.run(f"call void {tabulate}(ptr {place}, "
+                       + ", ".join(f"i64 {writer.dim(value)}" for value in passed) + ")")
+
+        def matrix(number: DimLike) -> list[DimLike]:
+            at = split_index(number, self.stack.above)
+            return [sum((index * stride for index, stride in zip(
+                at, view.strides[lead - len(at):lead])), 0) for view in views]
+
+        if not self.stack.above:
+            entries(0, bottom - top, [top * stride for stride in strides], strides)
+            last = [(bottom - 1) * stride for stride in strides]
+        else:
+            above = Symbol("above")
+
+            def rows() -> None:
+                first = as_dim(above) * self.m
+                high, low = minimum(bottom - first, self.m), maximum(top - first, 0)
+                starts = [start + low * stride
+                          for start, stride in zip(matrix(as_dim(above)), strides)]
+                entries(first + low - top, high - low, starts, strides)
+
+            writer.loop(above, writer.dim(floordiv(top, maximum(self.m, 1))),
+                        writer.dim(ceildiv(bottom, maximum(self.m, 1))), rows)
+            row = modulo(bottom - 1, maximum(self.m, 1))
+            last = [start + row * stride for start, stride in zip(
+                matrix(floordiv(bottom - 1, maximum(self.m, 1))), strides)]
+        entries(bottom - top, 2 * self.cut.rows, last, [0, 0])
 
     def blas(self, matrix: DimLike, rows: tuple[DimLike, DimLike],
              columns: tuple[DimLike, DimLike]) -> None:
@@ -439,64 +502,32 @@ class _ContractWriter:
         writer, step, cut = self.writer, self.step, self.cut
         top, bottom = block.tiles
         vectors = ceildiv(width, self.lanes) if isinstance(width, int) else cut.vectors
-        masks = not isinstance(width, int) or width % self.lanes != 0
-        height = min(cut.rows, self.m) if isinstance(self.m, int) else cut.rows
-        clamps = not isinstance(self.m, int) or self.m % height != 0
+        masks = int(width % self.lanes != 0) if isinstance(width, int) else vectors
         depth = len(block.steps)
-        inner_start = sum((at * stride for at, stride in zip(block.start, self.b_steps)), 0)
-        b = self.address("%right", self.start(step.right, block.matrix) + inner_start
-                         + column * step.right.strides[-1])
+        a, b = (self.address(base, self.start(view, block.matrix) + sum(
+            (at * stride for at, stride in zip(block.start, strides)), 0) + beyond)
+            for base, view, strides, beyond in (
+                ("%left", step.left, self.a_steps, 0),
+                ("%right", step.right, self.b_steps, column * step.right.strides[-1])))
+        c = self.address("%out", self.start(step.out, block.matrix) + column)
 
-        def tile(source: Source, number: DimLike) -> None:
+        def strip(source: Source, first: int, count: DimLike) -> None:
             kernel = micro_kernel(writer.module, Tile(
-                self.dtype, self.lanes, height, vectors, source, clamps, masks, depth))
-            above, row = floordiv(number, self.per_matrix), number * cut.rows
-            if self.stack.above:
-                row = modulo(number, self.per_matrix) * cut.rows
-            else:
-                above = 0
-            a = self.address("%left", self.start(step.left, block.matrix, above)
-                             + row * step.left.strides[len(step.batch_dims)]
-                             + sum((at * stride for at, stride in zip(block.start, self.a_steps)),
-                                   0))
-            c = self.address("%out", self.start(step.out, block.matrix, above)
-                             + row * step.out.strides[-2] + column)
-            sizes = [(step.left.strides[len(step.batch_dims)]), step.out.strides[-2],
-                     minimum(self.m - row, height), width]
+                self.dtype, self.lanes, cut.rows, vectors, source, masks, depth))
+            table = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
+                                f"i64 {2 * first * cut.rows}")
+            sizes = [width]
             for parts in zip(block.steps, self.a_steps[-depth:], self.b_steps[-depth:]):
                 sizes += parts
-            a_row, c_row, count, valid, *inner = (f"i64 {writer.dim(size)}" for size in sizes)
-            passed = (f"ptr {a}", a_row, f"ptr {b}", f"ptr {self.panel}", f"ptr {c}", c_row,
-                      f"i1 {block.adds}", count, valid, *inner)
+            passed = (f"ptr {table}", f"i64 {writer.dim(count)}", f"ptr {a}", f"ptr {b}",
+                      f"ptr {self.panel}", f"ptr {c}", f"i1 {block.adds}",
+                      *(f"i64 {writer.dim(size)}" for size in sizes))
             writer.run(f"call void {kernel}({', '.join(passed)})")
 
-        count = bottom - top
-        number = Symbol("tile", extent=count)
         source, first = self.start_panel(b, vectors, width, block.steps)
         if first:
-            tile("packing", top)
-
-        def following() -> None:
-            if first:
-                self.fetch(block, column + self.width, as_dim(number), count)
-            tile(source, top + as_dim(number))
-
-        writer.loop(number, str(first), writer.dim(count), following)
-
-    def fetch(self, block: _Block, column: DimLike, number: DimLike, count: DimLike) -> None:
-        """Write the prefetch of a part of the next panel, where its rows are evenly spaced."""
-        steps = self.b_steps[-len(block.steps):]
-        if any(outer != size * inner for outer, size, inner in zip(
-                steps, block.steps[1:], steps[1:])):
-            return
-        writer = self.writer
-        share = ceildiv(prod(block.steps), maximum(count, 1))
-        start = sum((at * stride for at, stride in zip(block.start, self.b_steps)), 0)
-        ahead = self.address("%right", self.start(self.step.right, block.matrix) + column + start
-                             + number * share * steps[-1])
-        fetch = fetching(writer.module, self.dtype, self.width)
-        writer.run(f"call void {fetch}(ptr {ahead}, i64 {writer.dim(steps[-1])}, "
-                   f"i64 {writer.dim(share)})")
+            strip("packing", 0, minimum(bottom - top, 1))
+        strip(source, first, bottom - top - first)
 
     def start_panel(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]
                     ) -> tuple[Source, int]:
@@ -517,7 +548,7 @@ class _ContractWriter:
         extent = SIZES[self.dtype] * sum(
             (size - 1) * stride for size, stride in zip(self.inner_dims, self.b_steps))
         is_near = isinstance(extent, int) and extent <= NEAR_BYTES
-        tiles = prod(self.stack.above) * self.per_matrix
+        tiles = ceildiv(self.stack.rows, self.cut.rows)
         if is_near or isinstance(tiles, int) and tiles <= 1:
             return "direct", 0
         return "packed", 1

@@ -5,15 +5,18 @@ while it walks the inner axis::
 
     C[0:rows, 0:vectors*lanes] (+)= sum_k.. A[0:rows, k..] B[k.., 0:vectors*lanes]
 
-Elements of A are broadcast from memory, at any row and inner stride, so that a transposed operand
-is only other strides; several inner axes are nested loops around the same totals.  Rows of B are
-loaded as vectors: from where B lies, or from a *panel*, a copy of ``vectors*lanes`` columns whose
-rows follow each other (one stream of cache lines, instead of a line of each row).  The first tile
-of a column of tiles copies the panel while it works, which costs next to nothing: its stores wait
-for no arithmetic unit.
+and does so for one tile after the other, down a column of tiles.  Elements of A are broadcast from
+memory, at any stride, so that a transposed operand is only other strides; several inner axes are
+nested loops around the same totals.  Where each row of A and of C begins is read from a *table*:
+rows may be those of many matrices, and a tile that would reach beyond the last row computes that
+one several times.
 
-Each micro-kernel is a function of its own, shared by all products of a module; constants that all
-its calls agree on are propagated into it by LLVM.
+Rows of B are loaded as vectors: from where B lies, or from a *panel*, a copy of ``vectors*lanes``
+columns whose rows follow each other (one stream of cache lines, instead of a line of each row).
+The first tile of a column of tiles copies the panel while it works, which costs next to nothing:
+its stores wait for no arithmetic unit.
+
+Each micro-kernel is a function of its own, shared by all products of a module.
 
 References
 ----------
@@ -29,9 +32,6 @@ from typing import Literal
 from ..dtypes import SIZES
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module
-
-LINE_BYTES = 64
-"""Of a line of the caches."""
 
 Source = Literal["direct", "packing", "packed"]
 
@@ -49,11 +49,8 @@ class Tile:
         The tile's size.
     source : {'direct', 'packing', 'packed'}
         Where rows of B come from: from B; from B, and are copied to the panel; from the panel.
-    clamps : bool
-        Whether a call may ask for fewer rows.  The last one is then computed several times, and
-        stored once or more often with the same value.
-    masks : bool
-        Whether a call may ask for fewer columns.
+    masks : int
+        How many of the vectors, the last ones, may have lanes beyond the last column.
     depth : int
         Number of inner axes.
     """
@@ -63,8 +60,7 @@ class Tile:
     rows: int
     vectors: int
     source: Source = "direct"
-    clamps: bool = False
-    masks: bool = False
+    masks: int = 0
     depth: int = 1
 
     @property
@@ -75,7 +71,7 @@ class Tile:
     @property
     def name(self) -> str:
         """The function's name in its module."""
-        marks = ("clamped." if self.clamps else "") + ("masked." if self.masks else "") \
+        marks = (f"{self.masks}masked." if self.masks else "") \
             + (f"{self.depth}deep." if self.depth > 1 else "")
         return f"tx.gemm.{self.dtype}.{self.rows}x{self.columns}.{marks}{self.source}"
 
@@ -83,12 +79,13 @@ class Tile:
 def parameters(depth: int) -> tuple[str, ...]:
     """Return the parameters of a micro-kernel.
 
-    Strides count elements.  Of each inner axis, the outermost first, there are the number of steps
-    and the strides of A and B; ``add`` asks to add to C what was computed; ``rows`` and ``columns``
-    count where the tile clamps and masks.
+    The table's entries are pairs of offsets, in bytes, from ``a`` and from ``c``; there are
+    ``rows`` of them for each of ``count`` tiles, and as many again.  ``add`` asks to add to C what
+    was computed; ``columns`` counts them where the tile masks.  Of each inner axis, the outermost
+    first, there are the number of steps and the strides of A and B, in elements.
     """
-    return ("ptr %a", "i64 %a.row", "ptr %b", "ptr %panel", "ptr %c", "i64 %c.row", "i1 %add",
-            "i64 %rows", "i64 %columns",
+    return ("ptr %table", "i64 %count", "ptr %a", "ptr %b", "ptr %panel", "ptr %c", "i1 %add",
+            "i64 %columns",
             *(f"i64 %{name}{axis}" for axis in range(depth) for name in ("k", "a.step", "b.step")))
 
 
@@ -112,23 +109,31 @@ class _TileWriter:
             module, f"define internal void @{tile.name}({', '.join(parameters(tile.depth))}) "
                     "noinline nounwind")
         self.states = ["ptr", "ptr", "ptr", *[self.vector] * (tile.rows * tile.vectors)]
-        self.masks = [self._mask(v) if tile.masks else "" for v in range(tile.vectors)]
+        self.masks = [self._mask(v) if v >= tile.vectors - tile.masks else ""
+                      for v in range(tile.vectors)]
 
     def text(self) -> str:
         """Write the function."""
-        writer, tile = self.writer, self.tile
-        a_rows = [self._row_offset("%a.row", row) for row in range(tile.rows)]
-        places = self._places()
-        self._fetch(places)
-        start = ["%a", "%b", "%panel", *["zeroinitializer"] * (tile.rows * tile.vectors)]
-        ends = self._walk(0, start, a_rows)
-        totals = ends[3:]
-        writer.branch_if("%add", lambda: self._store(self._added(totals, places), places,
-                                                     leaves=True))
-        self._store(totals, places)
+        writer = self.writer
+        writer.carry("%count", ["ptr"], ["%table"], self._tile)
         writer.run("ret void")
         writer.finish()
         return writer.module.functions.pop()
+
+    def _tile(self, now: list[str]) -> list[str]:
+        """Write the work on one tile; return the next one's place in the table."""
+        table, rows, writer = now[0], self.tile.rows, self.writer
+        a_rows = [self._offset(table, 2 * row) for row in range(rows)]
+        places = self._places([self._offset(table, 2 * row + 1) for row in range(rows)])
+        start = ["%a", "%b", "%panel", *["zeroinitializer"] * len(places)]
+        totals = self._walk(0, start, a_rows)[3:]
+        writer.branch("%add", lambda: self._store(self._added(totals, places), places),
+                      lambda: self._store(totals, places))
+        return [writer.emit(f"getelementptr inbounds i64, ptr {table}, i64 {2 * rows}")]
+
+    def _offset(self, table: str, number: int) -> str:
+        slot = self.writer.emit(f"getelementptr inbounds i64, ptr {table}, i64 {number}")
+        return self.writer.emit(f"load i64, ptr {slot}, align 8")
 
     def _walk(self, axis: int, start: list[str], a_rows: list[str]) -> list[str]:
         """Write the loops over the inner axes from ``axis`` on; return the last state."""
@@ -141,24 +146,31 @@ class _TileWriter:
 
         return self.writer.carry(f"%k{axis}", self.states, start, step)
 
-    def _row_offset(self, stride: str, row: int) -> str:
-        if row == 0:
-            return "0"
-        number = str(row)
-        if self.tile.clamps:
-            smin = self.writer.module.declare("llvm.smin.i64", "i64", "i64", "i64")
-            last = self.writer.emit("add nsw i64 %rows, -1")
-            number = self.writer.emit(f"call i64 {smin}(i64 {last}, i64 {row})")
-        return self.writer.emit(f"mul nsw i64 {stride}, {number}")
-
     def _mask(self, v: int) -> str:
-        """Write which lanes of vector ``v`` are columns of the product."""
-        emit, lanes = self.writer.emit, self.tile.lanes
-        one = emit(f"insertelement <{lanes} x i64> poison, i64 %columns, i64 0")
-        every = emit(f"shufflevector <{lanes} x i64> {one}, <{lanes} x i64> poison, "
-                     f"<{lanes} x i32> zeroinitializer")
-        own = ", ".join(f"i64 {v * lanes + lane}" for lane in range(lanes))
-        return emit(f"icmp slt <{lanes} x i64> <{own}>, {every}")
+        """Write which lanes of vector ``v`` are columns of the product: a vector of integers, minus
+        one or zero.
+
+        It comes from memory.  A comparison would be repeated in the loop, as what LLVM can tell
+        about it is worth less there than a register that can be used as it is.
+        """
+        emit, lanes, bits = self.writer.emit, self.tile.lanes, 8 * SIZES[self.tile.dtype]
+        name = f"tx.gemm.lanes.{self.tile.dtype}"
+        values = ", ".join([f"i{bits} -1"] * lanes + [f"i{bits} 0"] * lanes)
+        self.writer.module.declarations[name] = \
+            f"@{name} = internal constant [{2 * lanes} x i{bits}] [{values}]"
+        bounds = [self.writer.module.declare(f"llvm.s{kind}.i64", "i64", "i64", "i64")
+                  for kind in ("max", "min")]
+        missing = emit(f"sub nsw i64 {(v + 1) * lanes}, %columns")
+        first = emit(f"call i64 {bounds[0]}(i64 {missing}, i64 0)")
+        first = emit(f"call i64 {bounds[1]}(i64 {first}, i64 {lanes})")
+        place = emit(f"getelementptr i{bits}, ptr @{name}, i64 {first}")
+        return emit(f"load <{lanes} x i{bits}>, ptr {place}, align {bits // 8}")
+
+    def _lanes(self, v: int) -> str:
+        """Write the condition of masked loads and stores of vector ``v``."""
+        lanes, bits = self.tile.lanes, 8 * SIZES[self.tile.dtype]
+        return self.writer.emit(
+            f"icmp slt <{lanes} x i{bits}> {self.masks[v]}, zeroinitializer")
 
     def _at(self, base: str, offset: str | int) -> str:
         if offset in (0, "0"):
@@ -173,7 +185,7 @@ class _TileWriter:
                 f"<{self.tile.lanes} x i1>", self.vector)
             return self.writer.emit(
                 f"call {self.vector} {load}(ptr {address}, i32 {size}, "
-                f"<{self.tile.lanes} x i1> {self.masks[v]}, {self.vector} zeroinitializer)")
+                f"<{self.tile.lanes} x i1> {self._lanes(v)}, {self.vector} zeroinitializer)")
         align = size * self.tile.lanes if aligned else size
         return self.writer.emit(f"load {self.vector}, ptr {address}, align {align}")
 
@@ -195,8 +207,8 @@ class _TileWriter:
                                     *[self.vector] * 3)
         following = []
         for row, offset in enumerate(a_rows):
-            element = writer.emit(f"load {self.kind}, ptr {self._at(a, offset)}, "
-                                  f"align {SIZES[tile.dtype]}")
+            place = writer.emit(f"getelementptr i8, ptr {a}, i64 {offset}")
+            element = writer.emit(f"load {self.kind}, ptr {place}, align {SIZES[tile.dtype]}")
             lane = writer.emit(f"insertelement {self.vector} poison, {self.kind} {element}, i64 0")
             every = writer.emit(f"shufflevector {self.vector} {lane}, {self.vector} poison, "
                                 f"<{tile.lanes} x i32> zeroinitializer")
@@ -208,31 +220,24 @@ class _TileWriter:
         following_panel = panel if tile.source == "direct" else self._at(panel, tile.columns)
         return [a, b, following_panel, *following]
 
-    def _places(self) -> list[str]:
+    def _places(self, offsets: list[str]) -> list[str]:
         """Write the addresses of the tile's vectors in C."""
-        rows = [self._at("%c", self._row_offset("%c.row", row)) for row in range(self.tile.rows)]
+        rows = [self.writer.emit(f"getelementptr i8, ptr %c, i64 {offset}") for offset in offsets]
         return [self._at(row, v * self.tile.lanes) for row in rows
                 for v in range(self.tile.vectors)]
 
-    def _fetch(self, places: list[str]) -> None:
-        """Ask for C's lines: by the end of the walk they are here."""
-        prefetch = self.writer.module.declare("llvm.prefetch.p0", "void", "ptr", *["i32"] * 3)
-        every = max(1, LINE_BYTES // (SIZES[self.tile.dtype] * self.tile.lanes))
-        for k, place in enumerate(places):
-            if k % self.tile.vectors % every == 0:
-                self.writer.run(f"call void {prefetch}(ptr {place}, i32 1, i32 3, i32 1)")
-
     def _added(self, totals: list[str], places: list[str]) -> list[str]:
-        # All loads come before any store: clamped rows are stored more than once.
+        # All loads come before any store: a row may be stored more than once.
         return [self.writer.emit(
             f"fadd {self.vector} {self._load(place, k % self.tile.vectors)}, {total}")
             for k, (total, place) in enumerate(zip(totals, places))]
 
-    def _store(self, totals: list[str], places: list[str], leaves: bool = False) -> None:
+    def _store(self, totals: list[str], places: list[str]) -> None:
         size = SIZES[self.tile.dtype]
         for k, (total, place) in enumerate(zip(totals, places)):
-            mask = self.masks[k % self.tile.vectors]
-            if mask:
+            v = k % self.tile.vectors
+            if self.masks[v]:
+                mask = self._lanes(v)
                 store = self.writer.module.declare(
                     f"llvm.masked.store.{self.suffix}.p0", "void", self.vector, "ptr", "i32",
                     f"<{self.tile.lanes} x i1>")
@@ -240,8 +245,34 @@ class _TileWriter:
                                 f"i32 {size}, <{self.tile.lanes} x i1> {mask})")
             else:
                 self.writer.run(f"store {self.vector} {total}, ptr {place}, align {size}")
-        if leaves:
-            self.writer.leave("ret void")
+
+
+# -- tables of rows --------------------------------------------------------------------------------
+
+def tabulating(module: Module) -> str:
+    """Include a function that writes entries of a table; return its name as an operand.
+
+    ``void name(ptr table, i64 count, i64 a, i64 a.step, i64 c, i64 c.step)``.
+    """
+    name = "tx.gemm.rows"
+    if name in module.declarations:
+        return f"@{name}"
+    writer = FunctionWriter(module, f"define internal void @{name}(ptr %table, i64 %count, i64 %a, "
+                                    "i64 %a.step, i64 %c, i64 %c.step) noinline nounwind")
+
+    def entry(now: list[str]) -> list[str]:
+        place, a, c = now
+        second = writer.emit(f"getelementptr inbounds i64, ptr {place}, i64 1")
+        writer.run(f"store i64 {a}, ptr {place}, align 8")
+        writer.run(f"store i64 {c}, ptr {second}, align 8")
+        return [writer.emit(f"getelementptr inbounds i64, ptr {place}, i64 2"),
+                writer.emit(f"add nsw i64 {a}, %a.step"), writer.emit(f"add nsw i64 {c}, %c.step")]
+
+    writer.carry("%count", ["ptr", "i64", "i64"], ["%table", "%a", "%c"], entry)
+    writer.run("ret void")
+    writer.finish()
+    module.declarations[name] = module.functions.pop()
+    return f"@{name}"
 
 
 # -- copying panels --------------------------------------------------------------------------------
@@ -292,33 +323,6 @@ def packing(module: Module, dtype: str, lanes: int) -> str:
 
     state = writer.carry(blocks, ["i64", "ptr"], ["0", "%panel"], block)
     writer.carry(emit(f"sub nuw nsw i64 %k, {state[0]}"), ["i64", "ptr"], state, single)
-    writer.run("ret void")
-    writer.finish()
-    module.declarations[name] = module.functions.pop()
-    return f"@{name}"
-
-
-def fetching(module: Module, dtype: str, width: int) -> str:
-    """Include a function that prefetches rows of a panel to come; return its name as an operand.
-
-    ``void name(ptr from, i64 step, i64 rows)``.  It asks for the last line of each row's part: what
-    comes before it came with the panel in use.
-    """
-    kind, line = llvm_type(dtype), LINE_BYTES // SIZES[dtype]
-    name = f"tx.fetch.{dtype}.{width}"
-    if name in module.declarations:
-        return f"@{name}"
-    prefetch = module.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
-    writer = FunctionWriter(module, f"define internal void @{name}(ptr %from, i64 %step, "
-                                    "i64 %rows) noinline nounwind")
-
-    def row(now: list[str]) -> list[str]:
-        for last in range(line - 1, max(width, line), line):
-            place = writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 {last}")
-            writer.run(f"call void {prefetch}(ptr {place}, i32 0, i32 3, i32 1)")
-        return [writer.emit(f"getelementptr {kind}, ptr {now[0]}, i64 %step")]
-
-    writer.carry("%rows", ["ptr"], ["%from"], row)
     writer.run("ret void")
     writer.finish()
     module.declarations[name] = module.functions.pop()
