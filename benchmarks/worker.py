@@ -29,8 +29,13 @@ from sides.case import Case
 OURS = "tetractys"
 SIDES = {OURS: ("tetractys_side", "SIDE"), "numpy": ("numpy_side", "SIDE"),
          "numba": ("numba_side", "SIDE"), "jax": ("jax_side", "SIDE"),
-         "torch": ("torch_side", "SIDE"), "torch.compile": ("torch_side", "COMPILED")}
+         "torch": ("torch_side", "SIDE"), "torch.compile": ("torch_side", "COMPILED"),
+         "cupy": ("cupy_side", "SIDE")}
 """Module and table of each side; ``torch.compile`` is slow to start."""
+
+DEFAULT_PEERS = {"cpu": ("numpy", "numba", "jax", "torch"),
+                 "cuda": ("torch", "torch.compile", "jax", "cupy")}
+"""Whom a device's rows compare us with."""
 
 PRECISE = 2e-4
 """Seconds a repetition should last: long beside the clock's resolution."""
@@ -70,8 +75,8 @@ class Subject:
 
     def setup(self, name: str, wants_outputs: bool) -> tuple[float, list | None] | None:
         """Build a workload and call it once; None if this side does not have it."""
-        from workloads import COMPILED, WORKLOADS
-        workload = WORKLOADS.get(name) or COMPILED[name]
+        from workloads import COMPILED, known
+        workload = known("cuda").get(name) or COMPILED[name]
         if workload.family not in self.side:
             return None
         data = workload.data()
