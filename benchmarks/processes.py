@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sides import OURS, SIDES
+from sides import DEFAULT_PEERS, OURS, SIDES
 from worker import receive, send
 
 HERE = Path(__file__).resolve().parent
@@ -136,22 +136,23 @@ def python_of(side: str, peer_python: str | None) -> str:
 def peer_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the peers and their interpreter."""
     peers = [name for name in SIDES if name != OURS]
-    parser.add_argument("--peers", default=",".join(peers[:-1]), metavar="NAMES",
-                        help=f"of {', '.join(peers)}; default: %(default)s")
+    parser.add_argument("--peers", metavar="NAMES", help=f"of {', '.join(peers)}; default: "
+                        f"{','.join(DEFAULT_PEERS['cpu'])}, and those that have the device")
     parser.add_argument("--peer-python", default=os.environ.get("TETRACTYS_PEER_PYTHON"),
                         metavar="PATH", help="interpreter of the environment that has the peers; "
                         "default: the environment variable TETRACTYS_PEER_PYTHON")
 
 
-def chosen_sides(peers: str) -> list[str]:
-    """Return ours and the peers of a comma-separated list.
+def chosen_sides(peers: str | None) -> list[str]:
+    """Return ours and the peers of a comma-separated list; the CPU's by default.
 
     Raises
     ------
     SystemExit
         If there is no such peer.
     """
-    names = [name for name in peers.split(",") if name]
+    names = list(DEFAULT_PEERS["cpu"]) if peers is None else [
+        name for name in peers.split(",") if name]
     for name in names:
         if name not in SIDES or name == OURS:
             raise SystemExit(f"there is no peer {name!r}; there are: {', '.join(SIDES)}")
@@ -159,12 +160,13 @@ def chosen_sides(peers: str) -> list[str]:
 
 
 def start(names: Sequence[str], peer_python: str | None, threads: int,
-          notes: list[str]) -> dict[str, Side]:
+          notes: list[str], device: str = "cpu") -> dict[str, Side]:
     """Start the sides that can be started; what is missing becomes a note."""
     started: dict[str, Side] = {}
     for name in names:
         try:
-            started[name] = Side(name, python_of(name, peer_python), threads)
+            started[name] = Side(name, python_of(name, peer_python), threads,
+                                 {"BENCHMARK_DEVICE": device})
         except Unavailable as reason:
             notes.append(f"{name}, {threads} threads: skipped, {reason}")
     return started

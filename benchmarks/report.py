@@ -15,6 +15,7 @@ import numpy as np
 from limits import Limits, describe_cpu
 from matplotlib.figure import Figure
 from sides import OURS
+from workloads import Workload
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -120,9 +121,17 @@ def speed_table(rows: Sequence[Row], sides: Sequence[str]) -> str:
          f"{row.errors[OURS]:.1e}" if OURS in row.errors else "-"] for row in rows))
 
 
-def limits_table(limits: Sequence[Limits]) -> str:
+def workload_table(workloads: Sequence[Workload]) -> str:
+    """Return what workloads cannot avoid doing."""
+    return markdown(["workload", "name", "dtype", "MB", "GFLOP of products", "M exponentials"], (
+        [w.title, w.name, w.dtype, *(f"{number:.3g}" for number in (
+            w.cost.bytes / 1e6, w.cost.flops / 1e9, w.cost.exps / 1e6))] for w in workloads))
+
+
+def limits_table(limits: Sequence[Limits], is_gpu: bool = False) -> str:
     """Return the table of the machine's limits."""
-    names = [f"L{k + 1}" for k in range(len(limits[0].bandwidth) - 1)] + ["DRAM"]
+    names = ["cache", "memory"] if is_gpu else [
+        f"L{k + 1}" for k in range(len(limits[0].bandwidth) - 1)] + ["DRAM"]
     giga = [("FMA float32, GFLOP/s", lambda l: l.flops["float32"]),
             ("FMA float64, GFLOP/s", lambda l: l.flops["float64"]),
             ("exp float32, G/s", lambda l: l.exps["float32"]),

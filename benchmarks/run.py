@@ -2,6 +2,8 @@
 
     python benchmarks/run.py --peer-python PEERS/bin/python
     python benchmarks/run.py --workloads mlp_step,matmul --threads 1 --peers numpy,jax --quick
+    python benchmarks/run.py --device cuda          the same on a GPU, and at sizes that fill it
+    python benchmarks/run.py --device cuda --list   what would be measured
 
 Each side is a process of its own, with the same environment, threads and CPUs.  The sides take
 turns, many times over, so that whatever else the machine does hits all of them; the median of all
@@ -11,18 +13,20 @@ calls counts.  Every output of every side is compared with float64 NumPy.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import gpu_limits
 import report
-from limits import Limits, measure
+from limits import Limits, measure as measure_cpu
 from processes import Side, Unavailable, chosen_sides, peer_options, start
-from sides import OURS
+from sides import DEFAULT_PEERS, OURS
 from tqdm import tqdm
-from workloads import WORKLOADS, Workload, select
+from workloads import Workload, known, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,12 @@ def compare(workload: Workload, threads: int, sides: dict[str, Side], effort: Ef
 
 
 def run(workloads: Sequence[Workload], threads: Sequence[int], names: Sequence[str],
-        peer_python: str | None, effort: Effort, notes: list[str]
+        peer_python: str | None, effort: Effort, notes: list[str], device: str = "cpu"
         ) -> tuple[list[report.Row], list[Limits], dict[str, str]]:
     """Measure everything; return rows, limits, and versions by side."""
     rows, limits, versions = [], [], {}
+    every = list(known(device))
+    measure = measure_cpu if device == "cpu" else lambda _: gpu_limits.measure()
     with tqdm(total=len(threads) * len(workloads), unit="row") as bar:
         for count in threads:
             limit = measure(count)
@@ -102,7 +108,7 @@ def run(workloads: Sequence[Workload], threads: Sequence[int], names: Sequence[s
             for workload in workloads:
                 bar.set_description(f"{workload.name}, {count} threads")
                 stopped = [name for name in names if name not in sides]
-                fresh = start(stopped, peer_python, count, notes)
+                fresh = start(stopped, peer_python, count, notes, device)
                 versions |= {name: side.ask("version") for name, side in fresh.items()}
                 names = [name for name in names if name in fresh or name in sides]
                 sides |= fresh
@@ -112,8 +118,8 @@ def run(workloads: Sequence[Workload], threads: Sequence[int], names: Sequence[s
                 side.close()
             limits.append(limit.best_of(measure(count)))
             for row in rows[-len(workloads):]:
-                row.floor = limits[-1].floor(WORKLOADS[row.workload])
-    rows.sort(key=lambda row: (list(WORKLOADS).index(row.workload), row.threads))
+                row.floor = limits[-1].floor(known(device)[row.workload])
+    rows.sort(key=lambda row: (every.index(row.workload), row.threads))
     return rows, limits, versions
 
 
@@ -129,28 +135,43 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print and store."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workloads", metavar="NAMES", help="default: all")
-    parser.add_argument("--threads", type=numbers, default=[1, 2], metavar="N,M",
-                        help="numbers of threads; default: 1,2")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--list", action="store_true", help="show the rows, measure nothing")
+    parser.add_argument("--threads", type=numbers, metavar="N,M",
+                        help="numbers of threads; default: 1,2, and on a GPU up to 8")
     parser.add_argument("--quick", action="store_true", help="few repetitions: a rough look")
     parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="DIR",
                         help="folder for the results; default: results beside this script")
     peer_options(parser)
     options = parser.parse_args(arguments)
-    names = chosen_sides(options.peers)
+    device = options.device
+    names = chosen_sides(options.peers if options.peers is not None
+                         else ",".join(DEFAULT_PEERS[device]))
+    workloads = select(options.workloads, device)
+    reason = gpu_limits.missing() if device == "cuda" and not options.list else None
+    if options.list or reason:
+        print(f"The rows of {device}: {', '.join(names)}\n\n{report.workload_table(workloads)}")
+        if reason:
+            print(f"\nNothing measured: {reason}")
+        return
     notes: list[str] = []
     effort = QUICK if options.quick else Effort()
-    rows, limits, versions = run(select(options.workloads), options.threads, names,
-                                 options.peer_python, effort, notes)
+    threads = options.threads or ([1, 2] if device == "cpu" else [min(8, os.cpu_count() or 1)])
+    rows, limits, versions = run(workloads, threads, names, options.peer_python, effort, notes,
+                                 device)
     shown = [name for name in names if any(name in row.seconds for row in rows)]
     text = "\n\n".join([
-        "# Speed", report.machine(versions),
+        "# Speed", report.machine(versions)
+        + (f" {gpu_limits.describe()}." if device == "cuda" else ""),
         f"Median of {effort.rounds} interleaved turns of {effort.seconds} s."
         + (" Quick: a rough look." if options.quick else ""),
         report.speed_table(rows, shown), "Ratio: the best peer's time over ours. Floor: the "
         "machine's limits below. Error: largest distance to float64 NumPy, relative to the "
         "output's largest magnitude.",
-        report.limits_table(limits), "\n".join(f"- {note}" for note in dict.fromkeys(notes))])
-    path = report.write(options.output, "speed", text.rstrip(), {
+        report.limits_table(limits, device == "cuda"),
+        "\n".join(f"- {note}" for note in dict.fromkeys(notes))])
+    kind = "speed" if device == "cpu" else "speed-gpu"
+    path = report.write(options.output, kind, text.rstrip(), {
         "versions": versions, "effort": asdict(effort), "notes": notes,
         "limits": [asdict(found) for found in limits], "rows": report.rows_as_data(rows)})
     report.draw_speed(rows, path.with_suffix(".png"))

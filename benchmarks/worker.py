@@ -64,8 +64,8 @@ class Subject:
 
     def setup(self, name: str, wants_outputs: bool) -> tuple[float, list | None] | None:
         """Build a workload and call it once; None if this side does not have it."""
-        from workloads import COMPILED, WORKLOADS
-        workload = WORKLOADS.get(name) or COMPILED[name]
+        from workloads import COMPILED, known
+        workload = known("cuda").get(name) or COMPILED[name]
         if workload.family not in self.side:
             return None
         data = workload.data()

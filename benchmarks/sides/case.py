@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")
+"""Where this process computes: ``cpu`` or ``cuda``.  Arguments lie there; results stay there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +38,6 @@ class Case:
 def as_list(result: Any) -> list[np.ndarray]:
     """Return one or several results as NumPy arrays."""
     results = result if isinstance(result, (tuple, list)) else [result]
-    return [np.asarray(value) for value in results]
+    # CuPy's arrays come to the host by ``get`` only.
+    return [value.get() if DEVICE != "cpu" and hasattr(value, "get") else np.asarray(value)
+            for value in results]

@@ -13,10 +13,16 @@ import formulas
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sides.case import Case, as_list
+from sides.case import DEVICE, Case, as_list
 from workloads import PARAMETERS, Arrays
 
 jax.config.update("jax_enable_x64", True)
+
+if DEVICE != "cpu":
+    if jax.default_backend() == "cpu":
+        raise ImportError("JAX finds no GPU", name="jax with CUDA")
+    # The others compute float32 products in float32.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _case(data: Arrays, define: Callable[..., Any]) -> Case:

@@ -8,14 +8,15 @@ from typing import Any
 
 import formulas
 import numpy as np
-from sides.case import Case, as_list
-from workloads import BATCH, MLP, PARAMETERS, Arrays
+from sides.case import DEVICE, Case, as_list
+from workloads import PARAMETERS, Arrays
 
 import tetractys as tx
 from tetractys import layers, nonlinearities, objectives, updates
 from tetractys import tensor as T
 
 tx.config.floatX = "float32"
+tx.config.device = DEVICE
 
 
 def _inputs(data: Arrays) -> list[T.TensorVariable]:
@@ -25,17 +26,34 @@ def _inputs(data: Arrays) -> list[T.TensorVariable]:
 
 def _case(data: Arrays, define: Callable[..., Any]) -> Case:
     variables = _inputs(data)
-    return _compiled(tx.function(variables, define(*variables)), tuple(data.values()), as_list)
+    return _compiled(_function(variables, define(*variables)), data, as_list)
 
 
-def _compiled(function: tx.Function, arguments: tuple[Any, ...],
+def _function(inputs: list[T.TensorVariable], outputs: Any, updates: Any = None) -> tx.Function:
+    return tx.function(inputs, outputs, updates=updates, on_device=DEVICE != "cpu")
+
+
+def _compiled(function: tx.Function, arguments: Arrays,
               read: Callable[[Any], list[np.ndarray]]) -> Case:
-    return Case(function, arguments, read, lambda: function.seconds)
+    if DEVICE == "cpu":
+        return Case(function, tuple(arguments.values()), read, lambda: function.seconds)
+    variables = _inputs(arguments)
+    moved = tx.function(variables, variables, on_device=True)(*arguments.values())
+
+    def call(*values: Any) -> Any:
+        result = function(*values)
+        for array in result if isinstance(result, list) else [result]:
+            array.synchronize()
+        return result
+
+    return Case(call, tuple(moved), read, lambda: function.seconds)
 
 
 def call_2x1(data: Arrays) -> Case:
-    """Return ``2 x + 1``."""
-    return _case(data, lambda x: 2 * x + 1)
+    """Return ``2 x + 1``, NumPy in and out."""
+    x, = _inputs(data)
+    function = tx.function([x], 2 * x + 1)
+    return Case(function, tuple(data.values()), as_list, lambda: function.seconds)
 
 
 def normal_cdf(x: T.TensorVariable) -> T.TensorVariable:
@@ -93,9 +111,9 @@ def logistic(data: Arrays) -> Case:
     cost = entropy.mean() + formulas.DECAY * (w ** 2).sum()
     gw, gb = tx.grad(cost, [w, b])
     rate = formulas.LOGISTIC_RATE
-    step = tx.function([x, y], [p_1 > 0.5, entropy],
-                       updates=[(w, w - rate * gw), (b, b - rate * gb)])
-    return _compiled(step, (data["x"], data["y"]), lambda result: as_list(
+    step = _function([x, y], [p_1 > 0.5, entropy],
+                     [(w, w - rate * gw), (b, b - rate * gb)])
+    return _compiled(step, {name: data[name] for name in "xy"}, lambda result: as_list(
         [*result, w.get_value(), b.get_value()]))
 
 
@@ -110,9 +128,10 @@ def mlp(data: Arrays) -> Case:
     layers.set_all_param_values(network, [data[f"{kind}{n}"] for n in (1, 2, 3) for kind in "wb"])
     loss = objectives.categorical_crossentropy(layers.get_output(network), labels).mean()
     parameters = layers.get_all_params(network, trainable=True)
-    step = tx.function([images, labels], loss, updates=updates.nesterov_momentum(
+    step = _function([images, labels], loss, updates.nesterov_momentum(
         loss, parameters, formulas.LEARNING_RATE, formulas.MOMENTUM))
-    return _compiled(step, (data["images"], data["labels"]), lambda result: as_list(
+    given = {name: data[name] for name in ("images", "labels")}
+    return _compiled(step, given, lambda result: as_list(
         [result, *layers.get_all_param_values(network)]))
 
 

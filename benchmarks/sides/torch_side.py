@@ -12,7 +12,7 @@ from typing import Any
 import formulas
 import numpy as np
 import torch
-from sides.case import Case
+from sides.case import DEVICE, Case
 from torch.nn import functional as F
 from workloads import PARAMETERS, Arrays
 
@@ -21,18 +21,31 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def _arrays(result: Any) -> list[np.ndarray]:
     results = result if isinstance(result, (tuple, list)) else [result]
-    return [value.detach().numpy() for value in results]
+    return [value.detach().cpu().numpy() for value in results]
 
 
 def _tensors(data: Arrays) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(np.array(array)) for array in data.values())
+    return tuple(torch.from_numpy(np.array(array)).to(DEVICE) for array in data.values())
+
+
+def _waited(case: Case) -> Case:
+    """Return a case that waits for the GPU, where there is one."""
+    if DEVICE == "cpu":
+        return case
+
+    def call(*arguments: Any) -> Any:
+        result = case.function(*arguments)
+        torch.cuda.synchronize()
+        return result
+
+    return Case(call, case.arguments, case.read)
 
 
 def call_2x1(data: Arrays, compiled: Compile) -> Case:
     """Return ``2 x + 1``, NumPy in and out."""
     function = compiled(lambda x: 2 * x + 1)
-    return Case(lambda x: function(torch.from_numpy(x)).numpy(), tuple(data.values()),
-                lambda result: [result])
+    return Case(lambda x: function(torch.from_numpy(x).to(DEVICE)).cpu().numpy(),
+                tuple(data.values()), lambda result: [result])
 
 
 def _cdf(x: torch.Tensor) -> torch.Tensor:
@@ -165,9 +178,15 @@ _BUILDERS = {"call_2x1": call_2x1, "black_scholes": black_scholes, "robust_loss"
 
 
 def _side(compiled: Compile) -> dict[str, Callable[[Arrays], Case]]:
-    return {family: lambda data, build=build: build(data, compiled)
+    return {family: lambda data, build=build: _waited(build(data, compiled))
             for family, build in _BUILDERS.items()}
 
+
+if DEVICE != "cpu" and not torch.cuda.is_available():
+    raise ImportError("torch finds no GPU", name="torch with CUDA")
+
+# The others compute float32 products in float32.
+torch.backends.cuda.matmul.allow_tf32 = False
 
 SIDE = _side(lambda function: function)
 COMPILED = _side(torch.compile)
