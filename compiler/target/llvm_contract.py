@@ -51,9 +51,6 @@ NEAR_BYTES = 16 << 10
 WAITING_BYTES = 192 << 10
 """Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
 
-FLOPS_PER_UNIT = 16
-"""Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
-
 BLAS_LEAST, BLAS_BLOCK = 384, 512
 """From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of so many
 rows and columns (measured: 5 to 10 % faster at 512 and above, as much slower below 256)."""
@@ -172,7 +169,7 @@ def _blas_block(step: Contract) -> tuple[int, int]:
         return max(_even(m, BLAS_BLOCK // 2), 1), max(n, 1)
     rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
     calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
-    if calls < 4 and contract_work(step) * FLOPS_PER_UNIT >= TASK_FLOPS:
+    if calls < 4 and 2 * prod(step.left.dims) * n >= TASK_FLOPS:
         columns = ceildiv(columns, ceildiv(4, max(calls, 1)))
     return rows, columns
 
@@ -185,11 +182,6 @@ def _even(size: DimLike, most: int) -> DimLike:
 def _is_large(step: Contract) -> bool:
     sizes = (*step.out.dims[1:], step.left.dims[2])
     return all(isinstance(size, int) and size >= BLAS_LEAST for size in sizes)
-
-
-def contract_work(step: Contract) -> DimLike:
-    """Return the work of a contraction in the scalar operations that thresholds count."""
-    return ceildiv(2 * prod(step.left.dims) * step.out.dims[2], FLOPS_PER_UNIT)
 
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:
