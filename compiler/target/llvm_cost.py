@@ -7,10 +7,14 @@ symbolic sizes are dims, which compiled code evaluates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from ..dims import DimLike, Symbol, prod, substitute
 from ..dtypes import SIZES
-from ..loop.ir import For, If, Let, Nest, Stmt
-from ..loop.walk import loads, operands, target_access
+from ..loop.ir import Accumulate, For, If, Let, Load, Nest, Scalar, Stmt
+from ..loop.math import FUNCTIONS
+from ..loop.walk import operands, postorder, target_access
 from ..program import Contract, Copy, For as Repeat, Group, Kernel, Program, Step
 
 OPERATION = 5
@@ -21,6 +25,9 @@ SCALAR_OPERATION = 300
 
 ACCESS = 12
 """Of one byte loaded or stored."""
+
+FUNCTION = 12
+"""Operations of a function such as ``exp``, where the parts of a nest are compared."""
 
 MULTIPLY_ADD = 5
 """Of one multiply-add on one byte of its type, in a matrix product: 100 GFLOP/s in float32."""
@@ -65,41 +72,58 @@ def step_work(step: Step, values: dict[Symbol, DimLike]) -> DimLike:
 
 
 def nest_work(nest: Nest) -> DimLike:
-    """Return the time of a nest, from its cost, what it loads and stores, and its trip counts."""
-    return _body_work(nest.body, {}, max(1, round(nest.cost)), False)
+    """Return the time of a nest, from its cost, what it loads and stores, and its trip counts.
 
-
-def _body_work(body: tuple[Stmt, ...], values: dict[Symbol, DimLike], cost: int,
-               is_vector: bool) -> DimLike:
-    """Return the time of statements, each iteration of innermost ones costing ``cost``.
-
-    An index in an inner extent counts as half its own extent (a triangular loop).
+    The nest's cost is that of all its loops together; each gets the share of its expressions.
     """
+    blocks = list(_blocks(nest.body, {}, 1, False))
+    share = max(nest.cost, 1.0) / max(sum(block.operations for block in blocks), 1)
     total: DimLike = 0
+    for block in blocks:
+        total = total + block.trips * block.time(max(1, round(block.operations * share)))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Statements without loops: how often they run, what they read, write and compute."""
+
+    trips: DimLike
+    is_vector: bool
+    accesses: tuple[int, ...]
+    operations: int
+
+    def time(self, cost: int) -> int:
+        """Return the time of one run whose operations cost so much."""
+        each = OPERATION * max(self.accesses, default=8) if self.is_vector else SCALAR_OPERATION
+        return cost * each + ACCESS * sum(self.accesses)
+
+
+def _blocks(body: tuple[Stmt, ...], values: dict[Symbol, DimLike], trips: DimLike,
+            is_vector: bool) -> Iterator[_Block]:
+    """Yield the blocks of a body; an index in an inner extent counts as half its own extent (a
+    triangular loop)."""
     leaves: list[Stmt] = []
     for stmt in body:
         if isinstance(stmt, For):
             extent = substitute(stmt.extent, values)
-            inner = {**values, stmt.index: extent // 2}
-            total = total + extent * _body_work(
-                stmt.body, inner, cost, stmt.mark in ("parallel", "vector"))
+            yield from _blocks(stmt.body, {**values, stmt.index: extent // 2}, trips * extent,
+                               stmt.mark in ("parallel", "vector"))
         elif isinstance(stmt, If):
-            total = total + _body_work(stmt.body, values, cost, is_vector)
+            yield from _blocks(stmt.body, values, trips, is_vector)
         else:
             leaves.append(stmt)
             if isinstance(stmt, Let) and isinstance(stmt.target, Symbol):
                 values = {**values, stmt.target: UNKNOWN_TRIPS}
-    return total + _leaf_work(leaves, cost, is_vector) if leaves else total
-
-
-def _leaf_work(leaves: list[Stmt], cost: int, is_vector: bool) -> int:
-    """Return the time of statements without loops, once."""
-    accesses = [SIZES[load.dtype] for load in loads(
-        *(value for stmt in leaves for value in operands(stmt))) if load.position]
-    accesses += [SIZES[access[0].dtype] for access in map(target_access, leaves)
-                 if access is not None and access[1]]
-    each = OPERATION * max(accesses, default=8) if is_vector else SCALAR_OPERATION
-    return cost * each + ACCESS * sum(accesses)
+    if leaves:
+        nodes = postorder(*(value for stmt in leaves for value in operands(stmt)))
+        accesses = [SIZES[node.dtype] for node in nodes if isinstance(node, Load) and node.position]
+        accesses += [SIZES[access[0].dtype] for access in map(target_access, leaves)
+                     if access is not None and access[1]]
+        operations = sum(FUNCTION if node.name in FUNCTIONS else 1
+                         for node in nodes if isinstance(node, Scalar))
+        operations += sum(isinstance(stmt, Accumulate) for stmt in leaves)
+        yield _Block(trips, is_vector, tuple(accesses), max(operations, 1))
 
 
 def contract_work(step: Contract) -> DimLike:
