@@ -24,7 +24,7 @@ import report
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.target.llvm_driver import program_work
+from tetractys.compiler.target.llvm_cost import program_work
 from tetractys.runtime import cpu_poll, cpu_threads
 from tetractys.runtime.cpu_jit import assemble, link
 
@@ -145,13 +145,8 @@ def measure(threads: int) -> list[Region]:
 
 
 def break_even(regions: list[Region]) -> float | None:
-    """Return the least work from which on several threads always are faster than one."""
-    least = None
-    for region in reversed(regions):
-        if region.several >= region.one:
-            break
-        least = region.work
-    return least
+    """Return the least work at which several threads are faster than one."""
+    return min((region.work for region in regions if region.several < region.one), default=None)
 
 
 Kernel = tuple[Callable[..., T.TensorVariable], tuple[tuple[int, ...], ...]]
@@ -176,8 +171,7 @@ def kernel_times() -> dict[str, tuple[float, float]]:
         variables = [T.tensor("float32", shape=shape) for shape in shapes]
         arrays = [np.random.default_rng(0).standard_normal(shape).astype("float32")
                   for shape in shapes]
-        f = tx.function(variables,
-                        tx.Out(expression(*variables), borrow=True), threads=1)
+        f = tx.function(variables, tx.Out(expression(*variables), borrow=True), threads=1)
         f(*arrays)
         calls = max(1, int(2e-3 / _seconds(lambda: f(*arrays), 1)))
         taken = statistics.median(_seconds(lambda: f(*arrays), calls) for _ in range(TURNS))
@@ -200,7 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = measure(options.threads)
     kernels = kernel_times()
-    lines = [f"| work, us | {' | '.join(f'{name}: 1, {options.threads} thr.' for name in PAUSES)} |",
+    titles = [f"{name}: 1, {options.threads} thr." for name in PAUSES]
+    lines = [f"| work, us | {' | '.join(titles)} |",
              "| ---: |" + " ---: |" * len(PAUSES)]
     for work in WORK:
         cells = [f"{region.one:.2f}, {region.several:.2f}"

@@ -128,7 +128,7 @@ class Artifact:
     updates_in_place : bool
         Whether ``run`` writes to shared storage.
     work : str
-        Python expression over ``s[k]``: estimated scalar operations of a call (to decide whether
+        Python expression over ``s[k]``: estimated picoseconds of a call (to decide whether
         releasing the GIL pays).
     externals : tuple of str
         Names from ``EXTERNALS`` the code imports.

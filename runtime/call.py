@@ -22,8 +22,8 @@ from .memory import Block, MemoryUse, allocate, check_size
 from .results import check_destinations, deliver, destinations, fits
 from .shared import Locks, Storage, hold, locks_of
 
-RELEASE_WORK = 100_000
-"""Estimated scalar operations from which releasing the GIL pays: some tens of microseconds."""
+RELEASE_WORK = 20_000_000
+"""Estimated picoseconds of a call from which on releasing the GIL pays."""
 
 # Words of `Executable.control`, shared with the compiled call entry.
 ARENA, CAPACITY, BUSY, RELEASE = range(4)

@@ -4,6 +4,11 @@ Workers are Python daemon threads inside a JIT-compiled wait loop, with the GIL 
 spins for some tens of microseconds after a region, so that the next one starts at once, and then
 sleeps on a condition variable.
 
+To wake it costs the caller ten microseconds, and it takes several times as long to arrive
+(``benchmarks/threads.py``).  So a short region that finds all workers asleep starts alone.  When it
+and the regions right before it, which found them asleep too, have taken as long as a worker spins,
+they would have gained from workers by then: they are woken, and take what is left.
+
 A *region* publishes its loop, makes ``generation`` odd, takes chunks from a shared counter beside
 the workers that join, makes ``generation`` even and waits until no worker is ``active``.  A worker
 joins by raising ``active`` and looking at ``generation`` once more: either it sees the region
@@ -30,6 +35,10 @@ from .processors import MOST_THREADS, default_threads
 
 SPIN_TICKS = max(1, cpu_poll.TICKS_PER_MS * 30 // 1000)
 """How long an idle worker spins before it sleeps: about 30 microseconds."""
+
+WAKE_CHUNKS = 32
+"""A region of so many chunks wakes workers at once: compiled code makes none shorter than some
+microseconds."""
 
 MAX_CHUNKS = 512
 """Most chunks of one region: enough to balance the load, few enough to cost nothing."""
@@ -84,6 +93,8 @@ _TEXT = """
 @generation = internal global i64 0, align 64
 @active = internal global i64 0, align 64
 @sleepers = internal global i64 0, align 64
+@alone = internal global i64 0, align 64
+@last = internal global i64 0
 @mutex = internal global [128 x i8] zeroinitializer, align 64
 @condition = internal global [128 x i8] zeroinitializer, align 64
 
@@ -136,8 +147,47 @@ start:
 ready:
   %workers = load atomic i64, ptr @workers monotonic, align 8
   %alone = icmp eq i64 %workers, 0
-  br i1 %alone, label %serial, label %claim
+  br i1 %alone, label %serial, label %able
+able:
+  %dozing = load atomic i64, ptr @sleepers monotonic, align 8
+  %all.asleep = icmp sge i64 %dozing, %workers
+  %short = icmp slt i64 %chunks, WAKE_CHUNKS
+  %hesitates = and i1 %all.asleep, %short
+  br i1 %hesitates, label %hesitate, label %claim
+
+; Some chunks alone, as long as it is not worth it to wake a worker.
+hesitate:
+  %since = call i64 @tx_now()
+  %before = load atomic i64, ptr @last monotonic, align 8
+  %pause = sub i64 %since, %before
+  %is.new = icmp ugt i64 %pause, SPIN_TICKS
+  %spent.before = load atomic i64, ptr @alone monotonic, align 8
+  %spent = select i1 %is.new, i64 0, i64 %spent.before
+  br label %first
+first:
+  %own.index = phi i64 [ 0, %hesitate ], [ %own.next, %longer ]
+  %own.begin = mul i64 %own.index, %chunk
+  %own.stop = add i64 %own.begin, %chunk
+  %own.end = call i64 @llvm.smin.i64(i64 %own.stop, i64 %count)
+  call void %body(ptr %frame, i64 %own.begin, i64 %own.end)
+  %own.interrupted = call i64 @interrupted(i64 %may.stop)
+  %own.now = call i64 @tx_now()
+  %own.spent = sub i64 %own.now, %since
+  %own.all = add i64 %spent, %own.spent
+  store atomic i64 %own.all, ptr @alone monotonic, align 8
+  store atomic i64 %own.now, ptr @last monotonic, align 8
+  %own.ends = icmp ne i64 %own.interrupted, 0
+  br i1 %own.ends, label %end.early, label %go.on
+go.on:
+  %own.next = add i64 %own.index, 1
+  %own.more = icmp slt i64 %own.next, %chunks
+  br i1 %own.more, label %longer, label %done
+longer:
+  %enough = icmp ugt i64 %own.all, SPIN_TICKS
+  br i1 %enough, label %claim, label %first
 claim:
+  %from = phi i64 [ 0, %able ], [ %own.next, %longer ]
+  %from.begin = mul i64 %from, %chunk
   %claimed = cmpxchg ptr @busy, i64 0, i64 1 acquire monotonic, align 8
   %mine = extractvalue { i64, i1 } %claimed, 1
   br i1 %mine, label %open, label %serial
@@ -150,7 +200,7 @@ open:
   store i64 %chunks, ptr @chunks
   store i64 %may.stop, ptr @may_stop
   store i64 0, ptr @stopped
-  store atomic i64 0, ptr @next monotonic, align 8
+  store atomic i64 %from, ptr @next monotonic, align 8
   %opened = atomicrmw add ptr @generation, i64 1 seq_cst, align 8
   %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
   %awake = sub i64 %workers, %sleepers
@@ -188,7 +238,7 @@ release:
   store atomic i64 0, ptr @busy release, align 8
   ret i64 %stopped
 serial:
-  %begin = phi i64 [ 0, %shape ], [ 0, %ready ], [ 0, %claim ], [ %end, %unstopped ]
+  %begin = phi i64 [ 0, %shape ], [ 0, %ready ], [ %from.begin, %claim ], [ %end, %unstopped ]
   %stop.at = add i64 %begin, %chunk
   %end = call i64 @llvm.smin.i64(i64 %stop.at, i64 %count)
   call void %body(ptr %frame, i64 %begin, i64 %end)
@@ -394,7 +444,7 @@ def _load() -> Library:
             "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast", "sched_yield")
     text = _DECLARE_PAUSE + sleep + _TEXT
     for word, value in (("PAUSE", _PAUSE), ("MAX_CHUNKS", MAX_CHUNKS), ("SPIN_TICKS", SPIN_TICKS),
-                        ("MOST_THREADS", MOST_THREADS)):
+                        ("MOST_THREADS", MOST_THREADS), ("WAKE_CHUNKS", WAKE_CHUNKS)):
         text = text.replace(word, str(value))
     imports = system_functions(*names) | {
         name: cpu_poll.library()[name] for name in ("tx_now", "tx_poll")} | {

@@ -71,9 +71,10 @@ def test_the_updates_of_all_parameters_are_one_group(optimizer, settings, is_kno
             step(*arguments)
         results.append([variable.get_value() for variable in changed])
         grouped = groups(step)
-    together, apart = results
-    for one, other in zip(together, apart, strict=True):
-        np.testing.assert_array_equal(one, other)
+    # The form that kernels share may round a multiplication and an addition once where the form
+    # for one size rounds them twice.
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
     assert not grouped
     step, _ = training(optimizer, settings)
     if not is_known:

@@ -20,7 +20,8 @@ from ...runtime.artifact import (
 from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of
-from .llvm_driver import emit_plan, emit_run, ordered_symbols, program_work
+from .llvm_cost import program_work
+from .llvm_driver import emit_plan, emit_run, ordered_symbols
 from .llvm_host import COMMON_LAST_CACHE, last_cache_bytes
 from .llvm_host import describe_host  # noqa: F401  (what a target says of the machine it serves)
 from .llvm_machine import Machine, probe

@@ -57,9 +57,6 @@ WAITING_BYTES = 192 << 10
 TABLE_ROWS = 1024
 """Rows that one pass over the panels may serve: the table of where they begin takes 16 KB."""
 
-FLOPS_PER_UNIT = 16
-"""Floating-point operations of a micro-kernel in the time of a scalar one elsewhere."""
-
 BLAS_LEAST, BLAS_BLOCK = 448, 1024
 """From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
 many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
@@ -249,11 +246,6 @@ def _even(size: DimLike, most: int) -> DimLike:
 
 def _is_large(step: Contract) -> bool:
     return all(isinstance(size, int) and size >= BLAS_LEAST for size in step.sizes[1:])
-
-
-def contract_work(step: Contract) -> DimLike:
-    """Return the work of a contraction in the scalar operations that thresholds count."""
-    return ceildiv(2 * prod(step.sizes), FLOPS_PER_UNIT)
 
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:

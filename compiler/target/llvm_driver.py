@@ -9,27 +9,21 @@ from dataclasses import dataclass
 from itertools import count
 
 from ...runtime.artifact import INTERRUPTED, InternalError
-from ..dims import DimLike, Symbol, as_symbol, prod, proves_nonnegative, substitute
+from ..dims import DimLike, Symbol, as_symbol, prod, proves_nonnegative
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
 from .llvm_contract import (
-    Epilogue, blocking, contract_symbols, contract_work, emit_contract, task_count)
-from .llvm_kernel import (
-    DRIVER_ATTRIBUTES, FLAT_UNIT, PARALLEL_WORK, KernelCode, emit_kernel, emit_task, nest_work,
-    parallel_loop)
+    Epilogue, blocking, contract_symbols, emit_contract, task_count)
+from .llvm_cost import CHUNK, LONG, PARALLEL, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
+from .llvm_kernel import (
+    DRIVER_ATTRIBUTES, FLAT_UNIT, KernelCode, emit_kernel, emit_task, parallel_loop)
 from .llvm_scalar import memory_type
 from .llvm_stream import write_only
 from .llvm_writer import FunctionWriter, Module, Value
-
-CHUNK_WORK = 16_384
-"""Scalar operations of a chunk: large beside the cost of handing it to a thread."""
-
-LONG_WORK = 1 << 24
-"""Scalar operations from which on a call asks between steps whether the user interrupted it."""
 
 PART_STEPS = 128
 """Steps that one function walks; LLVM takes time quadratic in the calls of a function."""
@@ -40,7 +34,7 @@ LARGEST = 1 << 62
 
 def chunk_of(work: int, extent: int, unit: int) -> int:
     """Return how many of ``extent`` iterations make a chunk: a multiple of ``unit``."""
-    return ((CHUNK_WORK - 1) // max(work // max(extent, 1), 1) // unit + 1) * unit
+    return ((CHUNK - 1) // max(work // max(extent, 1), 1) // unit + 1) * unit
 
 
 _CHUNK = f"""
@@ -48,7 +42,7 @@ define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) noinline optnon
   %some = call i64 @llvm.smax.i64(i64 %extent, i64 1)
   %each = udiv i64 %work, %some
   %each.least = call i64 @llvm.smax.i64(i64 %each, i64 1)
-  %enough = udiv i64 {CHUNK_WORK - 1}, %each.least
+  %enough = udiv i64 {CHUNK - 1}, %each.least
   %units = udiv i64 %enough, %unit
   %more = add nuw nsw i64 %units, 1
   %grain = mul nuw nsw i64 %more, %unit
@@ -60,7 +54,7 @@ _DISPATCH = f"""
 declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)
 define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit,
     i64 %may.stop) noinline optnone nounwind {{
-  %large = icmp sgt i64 %work, {PARALLEL_WORK}
+  %large = icmp sgt i64 %work, {PARALLEL}
   %several = icmp sgt i64 %extent, 1
   %cut = and i1 %large, %several
   br i1 %cut, label %parallel, label %serial
@@ -83,35 +77,6 @@ def ordered_symbols(program: Program) -> tuple[Symbol, ...]:
             for dim in buffer.dims}
     bound = [symbol for symbol in program.symbols if symbol in axes]
     return (*bound, *(symbol for symbol in program.symbols if symbol not in axes))
-
-
-def program_work(program: Program) -> DimLike:
-    """Return the estimated scalar operations of a call."""
-    total: DimLike = 0
-    for step in program.steps:
-        total = total + step_work(step, {})
-    return total
-
-
-def step_work(step: Step, values: dict[Symbol, DimLike]) -> DimLike:
-    """Return the estimated scalar operations of a step; ``values`` replace enclosing indices."""
-    if isinstance(step, Kernel):
-        return substitute(nest_work(step.nest), values)
-    if isinstance(step, Contract):
-        work = contract_work(step)
-        if step.epilogue is not None:
-            work = work + nest_work(step.epilogue.nest)
-        return substitute(work, values)
-    if isinstance(step, Copy):
-        return substitute(prod(step.source.dims), values)
-    if isinstance(step, Group):
-        return sum(step_work(kernel, values) for kernel in step.kernels)
-    extent = substitute(step.extent, values)
-    inner = {**values, step.index: extent // 2}
-    total: DimLike = 0
-    for child in step.body:
-        total = total + step_work(child, inner)
-    return extent * total
 
 
 class _Kernels:
@@ -225,8 +190,8 @@ class _RunEmitter:
         self.frame_words = self.table_words = 0
         _load_symbols(writer, ordered_symbols(self.program))
         if not isinstance(self.work, int):
-            self.long = writer.emit(f"icmp sgt i64 {writer.dim(self.work)}, {LONG_WORK}")
-        elif self.work > LONG_WORK:
+            self.long = writer.emit(f"icmp sgt i64 {writer.dim(self.work)}, {LONG}")
+        elif self.work > LONG:
             self.long = "true"
         for number in numbers:
             if number == self.program.commit and self.checked:
@@ -289,7 +254,7 @@ class _RunEmitter:
         nests = [kernel.nest for kernel in step.kernels]
         calls = [self.prepared(*pair) for pair in zip(nests, generic_nests(nests))]
         work = sum(call.work for call in calls)
-        if isinstance(work, int) and work <= PARALLEL_WORK:
+        if isinstance(work, int) and work <= PARALLEL:
             for call in calls:
                 self.direct(call)
             return
@@ -340,7 +305,7 @@ class _RunEmitter:
     def dispatch(self, call: _Call, may_stop: bool) -> None:
         """Write the call of a kernel, cut over threads when its work is large."""
         if not call.code.is_parallel or call.trips == 1 \
-                or isinstance(call.work, int) and call.work <= PARALLEL_WORK:
+                or isinstance(call.work, int) and call.work <= PARALLEL:
             self.direct(call)
             return
         self.frame_words = max(self.frame_words, len(call.words))

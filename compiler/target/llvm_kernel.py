@@ -12,13 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-from ..dims import DimLike, Symbol, substitute
+from ..dims import Symbol
 from ..dtypes import SIZES
 from ..loop.ir import (
     Accumulate, Buffer, Check, For, If, Let, Load, Nest, Stmt, Store,
 )
 from ..loop.text import Signature
 from ..loop.walk import statements
+from .llvm_cost import PARALLEL, nest_work
 from .llvm_prefetch import Ahead, next_rows
 from .llvm_scalar import combine, llvm_type
 from .llvm_stream import are_large, emit_fence, streamed
@@ -33,12 +34,6 @@ time quadratic in the number of calls over it."""
 
 UNROLL_LIMIT = 16
 """An ``unroll`` loop of more iterations stays a loop."""
-
-UNKNOWN_TRIPS = 16
-"""Assumed value of a loop's extent that is only known inside the kernel."""
-
-PARALLEL_WORK = 32_768
-"""Scalar operations from which on a kernel is cut over threads: some ten microseconds."""
 
 FLAT_UNIT = 64
 """Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
@@ -79,31 +74,6 @@ def parallel_loop(nest: Nest) -> For | None:
     return first if isinstance(first, For) and first.mark == "parallel" else None
 
 
-def nest_work(nest: Nest) -> DimLike:
-    """Return the estimated scalar operations of a nest, from its cost and its trip counts."""
-    return _trips(nest.body, {}) * max(1, round(nest.cost))
-
-
-def _trips(body: tuple[Stmt, ...], values: dict[Symbol, DimLike]) -> DimLike:
-    """Return how often the innermost statements of a body run.
-
-    An index in an inner extent counts as half its own extent (a triangular loop).
-    """
-    total: DimLike = 0
-    leaf = False
-    for stmt in body:
-        if isinstance(stmt, For):
-            extent = substitute(stmt.extent, values)
-            total = total + extent * _trips(stmt.body, {**values, stmt.index: extent // 2})
-        elif isinstance(stmt, If):
-            total = total + _trips(stmt.body, values)
-        else:
-            leaf = True
-            if isinstance(stmt, Let) and isinstance(stmt.target, Symbol):
-                values = {**values, stmt.target: UNKNOWN_TRIPS}
-    return total + 1 if leaf else total
-
-
 def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
                 unit: int | None = None, multiple: int | None = None) -> KernelCode:
     """Add the functions of a nest to a module.
@@ -125,7 +95,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     """
     outer = parallel_loop(nest)
     work = nest_work(nest)
-    if unit is None and multiple is None and isinstance(work, int) and work <= PARALLEL_WORK:
+    if unit is None and multiple is None and isinstance(work, int) and work <= PARALLEL:
         outer = None
     is_flat = outer is not None and not any(
         isinstance(stmt, For) for stmt in statements(outer.body))
