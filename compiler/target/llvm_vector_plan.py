@@ -73,11 +73,12 @@ class VectorPlan:
     accumulated: dict[Local, str]
 
 
-def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int) -> VectorPlan | None:
+def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
+                has_loops: bool = False) -> VectorPlan | None:
     """Return how to cut a loop into vectors, or None when it must run one by one.
 
-    It must when it holds another loop, when iterations meet in one element under a condition, or
-    when it is too short.
+    It must when it holds another loop, unless ``has_loops``, when iterations meet in one element
+    under a condition, or when it is too short.
 
     Parameters
     ----------
@@ -88,10 +89,12 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int) -> Ve
         Of an iteration, relative to an addition.
     vector_bytes : int
         Of the processor's vector registers.
+    has_loops : bool
+        Whether it may hold loops, which all iterations side by side go through together.
     """
     if isinstance(loop.extent, int) and loop.extent < 2:
         return None
-    analysis = _Analysis(loop, values)
+    analysis = _Analysis(loop, values, has_loops)
     if not analysis.run():
         return None
     widths = analysis.float_sizes or analysis.sizes
@@ -143,8 +146,8 @@ def slope(offset: DimLike, symbol: Symbol) -> DimLike | None:
 class _Analysis:
     """One loop's body being looked at, statement after statement."""
 
-    def __init__(self, loop: For, values: Values):
-        self.loop, self.values = loop, values
+    def __init__(self, loop: For, values: Values, has_loops: bool):
+        self.loop, self.values, self.has_loops = loop, values, has_loops
         self.symbols: set[Symbol] = {loop.index}
         self.inner_symbols: set[Symbol] = {loop.index}
         self.inner_locals: set[Local] = set()
@@ -171,7 +174,8 @@ class _Analysis:
 
     def _statement(self, stmt: Stmt, conditional: bool) -> bool:
         if isinstance(stmt, For):
-            return False
+            self.inner_symbols.add(stmt.index)
+            return self.has_loops and all(self._statement(one, conditional) for one in stmt.body)
         for root in operands(stmt):
             self._expression(root, conditional)
         if isinstance(stmt, If):
@@ -250,8 +254,8 @@ class _Analysis:
 
 
 def _flat(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
-    """Yield statements and those under their conditions."""
+    """Yield statements, and those under their conditions and in their loops."""
     for stmt in body:
         yield stmt
-        if isinstance(stmt, If):
+        if isinstance(stmt, (For, If)):
             yield from _flat(stmt.body)
