@@ -71,10 +71,19 @@ def text_of(function):
 def test_any_number_of_rows(case, columns):
     define, reference = CASES[case]
     x = matrix()
-    for rows in ROWS:
+    function = tx.function([x], define(x))
+    # The first number is known to the compiler; the others are not.
+    for rows in (4 * LANES + 3, *ROWS):
         values = data((rows, columns))
-        got = tx.function([x], define(x))(values)
-        np.testing.assert_allclose(got, reference(values.astype("float64")), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(function(values), reference(values.astype("float64")),
+                                   rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_numbers_of_rows_known_to_the_compiler(rows):
+    x, values = matrix(), data((rows, 5))
+    np.testing.assert_allclose(tx.function([x], T.nnet.softmax(x))(values),
+                               numpy_softmax(values.astype("float64")), rtol=1e-5)
 
 
 def test_rows_are_done_side_by_side_when_they_are_short():

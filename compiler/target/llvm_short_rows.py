@@ -21,9 +21,9 @@ from .llvm_transpose import mover
 from .llvm_values import Values
 from .llvm_vector import Bounds, Bundle, VectorLoop
 from .llvm_vector_memory import Mask
-from .llvm_vector_plan import VectorPlan, slope, vector_plan
+from .llvm_vector_plan import INTERLEAVE, VectorPlan, slope, vector_plan
 
-LONGEST_ROW, LONGEST_WITH_FUNCTIONS = 24, 64
+LONGEST_ROW, LONGEST_WITH_FUNCTIONS = 28, 64
 """Elements of a row; longer ones keep a few vectors busy by themselves.  But if a function is
 called once a row (the logarithm of log-softmax), it is called once for all lanes here."""
 
@@ -91,7 +91,9 @@ def emit_short_rows(values: Values, loop: For, cost: float, bounds: Bounds) -> b
     column = plan.lanes * sum(run.length * SIZES[run.buffer.dtype] for run in runs.values())
     if column > STACK:
         return False
-    plan = replace(plan, copies=min(plan.copies, STACK // column))
+    # A power of two: chunks of the parallel loop are then whole groups, but for the last one.
+    most = min(plan.copies, INTERLEAVE, STACK // column)
+    plan = replace(plan, copies=1 << most.bit_length() - 1)
     _ShortRows(values, loop, plan, bounds, runs).emit()
     return True
 
