@@ -186,7 +186,8 @@ def test_what_is_read_again_stays_in_the_caches(all_large):
 
 
 def test_long_computations_do_not_wait_for_memory(all_large):
-    function, _ = compiled(lambda x: [T.tanh(T.sin(T.log(T.exp(x) + T.cos(x) + 2)))], data((64, 1024)))
+    function, _ = compiled(
+        lambda x: [T.tanh(T.sin(T.log(T.exp(x) + T.cos(x) + 2)))], data((64, 1024)))
     assert "!nontemporal" not in ir(function)
 
 

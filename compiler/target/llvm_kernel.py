@@ -22,6 +22,7 @@ from ..loop.walk import statements
 from .llvm_cost import PARALLEL, nest_work
 from .llvm_prefetch import Ahead, next_rows
 from .llvm_scalar import combine, llvm_type
+from .llvm_short_rows import emit_short_rows, has_short_rows
 from .llvm_stream import are_large, emit_fence, streamed
 from .llvm_values import Values
 from .llvm_vector import Bounds, emit_vector_loop
@@ -54,7 +55,8 @@ class KernelCode:
     is_parallel : bool
         Whether it takes a range of the outermost loop's index, and ``name.task`` exists.
     is_flat : bool
-        Whether the parallel loop holds no other loop: its chunks should be whole cache lines.
+        Whether the parallel loop holds no loop but over short rows: its chunks should be multiples
+        of whole cache lines and vectors.
     streams : tuple of int
         Which of the signature's buffers may be written past the caches.  If there are any, the last
         parameter but for the range is an i64 whose bits tell of each whether it should be.
@@ -97,8 +99,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     work = nest_work(nest)
     if unit is None and multiple is None and isinstance(work, int) and work <= PARALLEL:
         outer = None
-    is_flat = outer is not None and not any(
-        isinstance(stmt, For) for stmt in statements(outer.body))
+    is_flat = outer is not None and (has_short_rows(outer) or not any(
+        isinstance(stmt, For) for stmt in statements(outer.body)))
     roots: dict[Buffer, int] = {}
     for number, buffer in enumerate(signature.buffers):
         roots.setdefault(buffer.root(), number)
@@ -114,7 +116,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
         module, f"define internal void @{name}({arguments}) noinline nounwind")
     for number, symbol in enumerate(signature.symbols):
         writer.bind(symbol, f"%s{number}")
-    emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
+    emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()},
+                          unit is not None)
     emitter.values.streamed = are_large(writer, streams, "%past")
     if outer is not None:
         unit = unit or (FLAT_UNIT if is_flat else 1)
@@ -153,8 +156,9 @@ def emit_task(module: Module, code: KernelCode) -> None:
 class _NestEmitter:
     """Writes the statements of one nest."""
 
-    def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
-        self.writer, self.cost = writer, nest.cost
+    def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str],
+                 is_part: bool):
+        self.writer, self.cost, self.is_part = writer, nest.cost, is_part
         self.values = Values(writer, nest, addresses)
         self.ahead: dict[For, list[Ahead]] = {}
 
@@ -191,6 +195,9 @@ class _NestEmitter:
 
     def loop(self, stmt: For, bounds: Bounds) -> None:
         """Write a loop over part of its range."""
+        if stmt.mark == "parallel" and not self.is_part \
+                and emit_short_rows(self.values, stmt, self.cost, bounds):
+            return
         if stmt.mark in ("vector", "parallel"):
             plan = vector_plan(stmt, self.values, self.cost,
                                self.writer.module.machine.vector_bytes)

@@ -82,7 +82,7 @@ def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds
     ahead : sequence of Ahead
         Elements to ask for, of a later iteration of the loop around this one.
     """
-    emitter = _VectorLoop(values, loop, plan, bounds, ahead)
+    emitter = VectorLoop(values, loop, plan, bounds, ahead)
     if bounds.extent is not None:
         if bounds.extent:
             emitter.emit()
@@ -91,8 +91,11 @@ def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds
     values.writer.branch_if(some, emitter.emit, "vectors")
 
 
-class _VectorLoop:
+class VectorLoop:
     """One loop being written."""
+
+    ignores_masks = False
+    """Whether what lanes without an iteration accumulate does not matter."""
 
     def __init__(self, values: Values, loop: For, plan: VectorPlan, bounds: Bounds,
                  ahead: Sequence[Ahead]):
@@ -332,7 +335,7 @@ class _VectorLoop:
         for copy, (value, mask) in enumerate(zip(self.spread(stmt.value), self.masks)):
             old = self.slot_value(target, copy)
             new = combine(writer, stmt.combine, target.dtype, old, value, self.lanes)
-            if mask is not None:
+            if mask is not None and not self.ignores_masks:
                 flags = vector_of("i1", self.lanes)
                 new = writer.emit(
                     f"select {flags} {mask.text}, {kind} {new}, {kind} {old}")
@@ -504,9 +507,7 @@ class _VectorLoop:
         if step == 0:
             self.store_last(buffer, position, value)
             return
-        if isinstance(value, str):
-            kind = llvm_type(buffer.dtype)
-            value = [splat(self.writer, kind, value, self.lanes)] * len(self.masks)
+        value = self.all_of(buffer.dtype, value)
         if step == 1:
             self.memory.store(buffer.dtype, self.places(buffer, offset), value, self.masks,
                               self.streams.get(buffer.root()))
@@ -514,6 +515,12 @@ class _VectorLoop:
         for copy, (vector, mask) in enumerate(zip(value, self.masks)):
             self.memory.scatter(
                 buffer.dtype, self.lane_address(buffer, offset, copy), vector, mask)
+
+    def all_of(self, dtype: str, value: Bundle) -> list[str]:
+        """Return a bundle as vectors."""
+        if not isinstance(value, str):
+            return value
+        return [splat(self.writer, llvm_type(dtype), value, self.lanes)] * len(self.masks)
 
     def store_last(self, buffer: Buffer, position: tuple[DimLike, ...], value: Bundle) -> None:
         """Write the store of the last iteration's value."""
