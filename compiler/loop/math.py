@@ -21,10 +21,10 @@ from functools import cache as memoize
 from . import error_function, exponential, power, trigonometry
 from .ir import Const, Expr, Local, Scalar
 from .random_bits import normal_from_uniform, philox4x32, uniform_from_bits
-from .value import ExprCache, Value
+from .value import ExprCache, Style, Value
 
 __all__ = [
-    "ACCURACY", "ExprCache", "FUNCTIONS", "call", "definition", "normal_from_uniform",
+    "ACCURACY", "ExprCache", "FUNCTIONS", "Style", "call", "definition", "normal_from_uniform",
     "philox4x32", "uniform_from_bits",
 ]
 
@@ -76,7 +76,7 @@ def call(name: str, *args: Expr) -> Expr:
 
 @memoize
 def definition(name: str, dtype: str, arity: int,
-               takes_shortcuts: bool = False) -> tuple[tuple[Local, ...], Expr]:
+               style: Style = Style()) -> tuple[tuple[Local, ...], Expr]:
     """Return a function's parameters, and its expression over them.
 
     Parameters
@@ -86,11 +86,11 @@ def definition(name: str, dtype: str, arity: int,
     dtype : str
         Of all arguments and of the result.
     arity : int
-    takes_shortcuts : bool
-        Whether the expression may hold ``shortcut``.
+    style : Style
+        What the expression is for.
     """
     parameters = tuple(Local(f"x{number}", dtype) for number in range(arity))
-    return parameters, FUNCTIONS[name](*parameters, cache=ExprCache(takes_shortcuts))
+    return parameters, FUNCTIONS[name](*parameters, cache=ExprCache(style))
 
 
 ACCURACY: dict[str, dict[str, float]] = {
