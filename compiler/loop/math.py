@@ -66,10 +66,12 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
 def call(name: str, *args: Expr) -> Expr:
     """Return a call of a function, which keeps its name until a target needs the definition.
 
-    With a literal argument (``pow(x, 3)``) it is written out in place, where it simplifies.
+    With a literal argument (``ipow(x, 3)``) it is written out in place, where it simplifies; but
+    what a power of floats simplifies to is longer than what ordinary arguments need.
     """
     assert name in FUNCTIONS and len({arg.dtype for arg in args}) == 1, name
-    if any(isinstance(arg, Const) for arg in args):
+    literal = [isinstance(arg, Const) for arg in args]
+    if all(literal) or any(literal) and name != "pow":
         return FUNCTIONS[name](*args)
     return Scalar(name, args, args[0].dtype)
 
