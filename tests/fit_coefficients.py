@@ -163,6 +163,7 @@ def fits() -> list[Fit]:
         Fit("SINH", two, 7, 0, mp.mpf("1.002"), *sinh),
         Fit("ERF", one, 6, 0, mp.mpf("1.002"), *erf), Fit("ERF", two, 11, 0, mp.mpf("1.002"), *erf),
         Fit("LOG_ERFC", one, 6, mp.mpf("0.997"), 4, *log_erfc),
+        Fit("LOG_ERFC", two, 17, mp.mpf("0.997"), 6, *log_erfc),
         Fit("ERFC_SINGLE", two, 9, -1, mp.mpf(9) / 13, *scaled_erfc(2)),
         Fit("ERFC_DOUBLE", two, 22, -1, mp.mpf(24) / 32, *scaled_erfc(4)),
     ]
@@ -183,7 +184,8 @@ FORMULAS = {
     "ARCSIN": "arcsin(x) = x + x*z*ARCSIN(z), z = x*x <= 1/4",
     "SINH": "sinh(x) = x + x*z*SINH(z), z = x*x <= 1",
     "ERF": "erf(x) = x + x*ERF(z), z = x*x <= 1",
-    "LOG_ERFC": "log(erfc(a)) = LOG_ERFC(a), 1 <= a <= 4, its absolute error times erfc(a)/erf(a)",
+    "LOG_ERFC": "log(erfc(a)) = LOG_ERFC(a), 1 <= a <= 4, or 6,\n"
+                "# its absolute error times erfc(a)/erf(a)",
     "ERFC_SINGLE": "erfc(a) = exp(-a*a)/(1+2*a) * ERFC_SINGLE((a-2)/(a+2)), 0 <= a <= 11,\n"
                    "# for results that are rounded to float32",
     "ERFC_DOUBLE": "erfc(a) = exp(-a*a)/(1+2*a) * ERFC_DOUBLE((a-4)/(a+4)), 0 <= a <= 28",
@@ -220,7 +222,8 @@ def module_text() -> str:
         mine = [(fit, *solve(fit)) for fit in all_fits if fit.name == name]
         errors = ", ".join(f"2**{error:.1f}" for _, _, error in mine)
         parts.append(f"\n# {FORMULAS[name]}  [{errors}]")
-        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "SINH", "ERF"):
+        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "SINH", "ERF",
+                    "LOG_ERFC"):
             parts.append(f"{name} = {{")
             for fit, values, _ in mine:
                 lines = literals(values, fit.dtype, " " * 8)

@@ -8,7 +8,7 @@ import pytest
 from tetractys.compiler.dims import Symbol, as_dim
 from tetractys.compiler.dtypes import DTYPES, FLOATS, SIZES
 from tetractys.compiler.loop.ir import Buffer, For, Load, Nest, Scalar, Store
-from tetractys.compiler.loop.scalar import SCALARS, apply, const, evaluate, kind_of
+from tetractys.compiler.loop.scalar import CHOICES, SCALARS, apply, const, evaluate, kind_of
 from tetractys.compiler.program import Kernel, Program
 from tetractys.compiler.target.llvm import compile_program
 from tetractys.compiler.target.llvm_scalar import EMITTERS
@@ -61,7 +61,7 @@ def scalar_operands(name, dtype):
     """Return columns that hold all combinations of edge values."""
     values = edge_values(dtype)
     columns = [values] * SCALARS[name].arity
-    if name == "select":
+    if name in CHOICES:
         columns = [np.array([False, True]), values, values]
     elif name == "fma":
         columns = [values[:6], values, values[:6]]

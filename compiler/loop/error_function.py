@@ -1,6 +1,7 @@
 """The error function and its complement, of float32 and float64 values.
 
-``erf`` is an odd polynomial up to 1, and one minus ``erfc`` above.  ``erfc(a)`` for ``a >= 0`` is
+``erf`` is an odd polynomial up to 1, and one minus the exponential of a polynomial above: of the
+``erfc`` there only a part of the digits counts.  Where all do, ``erfc(a)`` for ``a >= 0`` is
 ``exp(-a*a) * Q(t) / (1 + 2*a)`` with a polynomial ``Q`` of ``t = (a-K)/(a+K)``: the quotient by the
 exponential is smooth over the whole half-line (Shepherd and Laframboise, Math. Comp. 36, 1981).
 """
@@ -51,11 +52,9 @@ def erfc_single(a: Value) -> Value:
 def erf(x: Value) -> Value:
     """Return the error function, the integral of 2/sqrt(pi) * exp(-t*t) from 0 to x."""
     a = abs(x)
-    if x.dtype == "float64":
-        large = 1.0 - erfc_double(a)
-    else:
-        bounded = select(a > 1.0, at_most(a, 4.0), 1.0)
-        large = 1.0 - exp_scaled(polynomial(bounded, LOG_ERFC), 0)
+    most = {"float32": 4.0, "float64": 6.0}[x.dtype]
+    bounded = select(a > 1.0, at_most(a, most), 1.0)
+    large = 1.0 - exp_scaled(polynomial(bounded, LOG_ERFC[x.dtype]), 0)
     return select(a > 1.0, large.op("copysign", x), erf_small(x))
 
 

@@ -292,8 +292,8 @@ def tanh(x: Value) -> Value:
 
 def exp_of_negative(x: Value) -> Value:
     """Return ``exp(-|x|)``: scaled, then made denormal with one rounding where it is."""
-    bound = {"float32": 104.0, "float64": 746.0}[x.dtype]
-    return exp_scaled(-at_most(abs(x), bound), 64) * 0.5 ** 64
+    bound = {"float32": -104.0, "float64": -746.0}[x.dtype]
+    return exp_scaled(at_least(-abs(x), bound), 64) * 0.5 ** 64
 
 
 def sigmoid(x: Value) -> Value:
@@ -301,11 +301,22 @@ def sigmoid(x: Value) -> Value:
 
     Both sides of the division are scaled: ``e**-x`` overflows where the result is denormal.
     """
+    if x.cache.style.shares:
+        return sigmoid_of_size(x)
     low, scaling = {"float32": (-104.0, 64), "float64": (-746.0, 512)}[x.dtype]
     # Above 40 the result is 1.
     r, _, bits = reduce_exponential(-at_most(at_least(x, low), 40.0), x.format.bias - scaling)
     power, one = power_of_two(bits, x.format), 0.5 ** scaling
     return one / (power + fma(expm1_reduced(r), power, one))
+
+
+def sigmoid_of_size(x: Value) -> Value:
+    """Return 1 / (1 + e**-x), made of ``e = exp(-|x|)``: e / (1 + e) where ``x`` is negative."""
+    e = exp_of_negative(x)
+    bottom = 1.0 + e
+    quotient = select(x < 0.0, e, 1.0) / bottom
+    # What the sum lost, over the divisor, which is near one where the loss counts.
+    return fma(-quotient, e - (bottom - 1.0), quotient)
 
 
 def softplus(x: Value) -> Value:

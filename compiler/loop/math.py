@@ -21,10 +21,10 @@ from functools import cache as memoize
 from . import error_function, exponential, power, trigonometry
 from .ir import Const, Expr, Local, Scalar
 from .random_bits import normal_from_uniform, philox4x32, uniform_from_bits
-from .value import ExprCache, Value
+from .value import ExprCache, Style, Value
 
 __all__ = [
-    "ACCURACY", "ExprCache", "FUNCTIONS", "call", "definition", "normal_from_uniform",
+    "ACCURACY", "ExprCache", "FUNCTIONS", "Style", "call", "definition", "normal_from_uniform",
     "philox4x32", "uniform_from_bits",
 ]
 
@@ -66,17 +66,19 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
 def call(name: str, *args: Expr) -> Expr:
     """Return a call of a function, which keeps its name until a target needs the definition.
 
-    With a literal argument (``pow(x, 3)``) it is written out in place, where it simplifies.
+    With a literal argument (``ipow(x, 3)``) it is written out in place, where it simplifies; but
+    what a power of floats simplifies to is longer than what ordinary arguments need.
     """
     assert name in FUNCTIONS and len({arg.dtype for arg in args}) == 1, name
-    if any(isinstance(arg, Const) for arg in args):
+    literal = [isinstance(arg, Const) for arg in args]
+    if all(literal) or any(literal) and name != "pow":
         return FUNCTIONS[name](*args)
     return Scalar(name, args, args[0].dtype)
 
 
 @memoize
 def definition(name: str, dtype: str, arity: int,
-               takes_shortcuts: bool = False) -> tuple[tuple[Local, ...], Expr]:
+               style: Style = Style()) -> tuple[tuple[Local, ...], Expr]:
     """Return a function's parameters, and its expression over them.
 
     Parameters
@@ -86,11 +88,11 @@ def definition(name: str, dtype: str, arity: int,
     dtype : str
         Of all arguments and of the result.
     arity : int
-    takes_shortcuts : bool
-        Whether the expression may hold ``shortcut``.
+    style : Style
+        What the expression is for.
     """
     parameters = tuple(Local(f"x{number}", dtype) for number in range(arity))
-    return parameters, FUNCTIONS[name](*parameters, cache=ExprCache(takes_shortcuts))
+    return parameters, FUNCTIONS[name](*parameters, cache=ExprCache(style))
 
 
 ACCURACY: dict[str, dict[str, float]] = {

@@ -8,11 +8,13 @@ import numpy as np
 
 from .coefficients import LOG_ATANH_SHORT, LOG_ATANH_TAIL
 from .exponential import (
-    INVERSE_LN2, exp2_short, expm1_reduced, exponent_origin, reduce_exponential, scale,
+    INVERSE_LN2, exp2_short, expm1_reduced, exponent_origin, is_ordinary, reduce_exponential, scale,
     split_exponent, split_positive,
 )
 from .ir import Const
-from .value import Value, at_least, at_most, fast_two_sum, fma, polynomial, select, two_product
+from .value import (
+    Value, at_least, at_most, fast_two_sum, fma, polynomial, select, shortcut, two_product,
+)
 
 LN2_SHORT = (0.693147180559663, 2.8235290563031577e-13)
 """log(2) as a head of 42 bits, whose product with any exponent is exact, and a tail."""
@@ -20,13 +22,12 @@ LN2_SHORT = (0.693147180559663, 2.8235290563031577e-13)
 TWO_THIRDS = (0.6666666666666666, 3.700743415417188e-17)
 
 
-def log_double(x: Value) -> tuple[Value, Value]:
-    """Return log(x) of a positive float64 as an unevaluated sum of two, good to about 2**-66.
+def log_double(e: Value, f: Value) -> tuple[Value, Value]:
+    """Return ``log(2**e * (1 + f))`` as an unevaluated sum of two float64, good to about 2**-66.
 
     With ``s = f/(2+f)``: ``log(1+f) = 2*s + s*z*(2/3 + z*T(z))``, ``z = s*s``, everything above
     the polynomial ``T`` in double-double arithmetic.
     """
-    e, f = split_positive(x)
     divisor = 2.0 + f
     divisor_tail = f - (divisor - 2.0)
     inverse = 1.0 / divisor
@@ -50,23 +51,22 @@ def log_double(x: Value) -> tuple[Value, Value]:
     return fast_two_sum(total, rest)
 
 
-def magnitude_double(x: Value, y: Value) -> Value:
-    """Return ``x**y`` of float64 for finite positive ``x`` and finite ``y``."""
-    head, tail = log_double(x)
+def magnitude_double(e: Value, f: Value, y: Value) -> Value:
+    """Return ``x**y`` of float64 for ``x = 2**e * (1 + f)`` and finite ``y``."""
+    head, tail = log_double(e, f)
     product = y * head
     error = fma(y, tail, fma(y, head, -product))
     bounded = at_most(at_least(product, -746.0), 710.0)
     error = select(bounded.equals(product), error, 0.0)
-    r, tail, bits = reduce_exponential(bounded, 2 * x.format.bias)
+    r, tail, bits = reduce_exponential(bounded, 2 * y.format.bias)
     r, tail = fast_two_sum(r, error + tail)
     small = expm1_reduced(r)
     return scale(1.0 + (small + fma(tail, small, tail)), bits)
 
 
-def magnitude_single(x: Value, y: Value) -> Value:
-    """Return ``x**y`` of float32 for finite positive ``x`` and finite ``y``, through float64."""
-    x, y = x.cast("float64"), y.cast("float64")
-    e, f, _ = split_exponent(x, exponent_origin(x.format))
+def magnitude_single(e: Value, f: Value, y: Value) -> Value:
+    """Return ``x**y`` of float32 for ``x = 2**e * (1 + f)`` and finite ``y``, through float64."""
+    e, f, y = (value.cast("float64") for value in (e, f, y))
     s = f / (2.0 + f)
     z = s * s
     log1p = s * fma(z, polynomial(z, LOG_ATANH_SHORT), 2.0)
@@ -76,8 +76,15 @@ def magnitude_single(x: Value, y: Value) -> Value:
 
 def pow(x: Value, y: Value) -> Value:  # noqa: A001 (NumPy's and C's name)
     """Return ``x**y`` with the special cases of IEEE 754 and C's ``pow``."""
+    magnitude = {"float32": magnitude_single, "float64": magnitude_double}[x.dtype]
+    e, f, _ = split_exponent(x, exponent_origin(x.format))
+    general = with_edges(x, y, magnitude(*split_positive(abs(x)), y))
+    return shortcut(is_ordinary(x) & (abs(y) < math.inf), magnitude(e, f, y), general)
+
+
+def with_edges(x: Value, y: Value, magnitude: Value) -> Value:
+    """Return ``magnitude``, that of ``abs(x)**y``, with the sign and the special cases of pow."""
     base = abs(x)
-    magnitude = {"float32": magnitude_single, "float64": magnitude_double}[x.dtype](base, y)
     # |x| = 0, 1 or inf, or y = +-inf: 1 if |x| is 1, else infinity or zero.
     grows = (base > 1.0).equals(y > 0.0)
     edge = select(base.equals(1.0), x.like(1.0), select(grows, x.like(math.inf), 0.0))

@@ -9,10 +9,11 @@ argument.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .coefficients import ARCSIN, ARCTAN, COS, SIN
 from .value import (
-    Value, at_least, fast_two_sum, fma, polynomial, select, two_product, two_sum,
+    Value, at_least, fast_two_sum, fma, polynomial, select, shortcut, two_product, two_sum,
 )
 
 # The first 1220 bits of 2/pi.
@@ -29,6 +30,10 @@ HALF_PI = {
     "float32": (1.5707963705062866, -4.371138828673793e-08),
     "float64": (1.5707963267948966, 6.123233995736766e-17),
 }
+
+
+HALF_PI_END = {"float32": -1.7151245100058819e-15, "float64": -1.4973849048591698e-33}
+"""What head and tail of pi/2 leave, rounded."""
 
 
 def digits_of_two_over_pi(start: int, count: int) -> int:
@@ -111,19 +116,51 @@ def quadrant_double(size: Value) -> tuple[Value, Value, Value]:
     return r, fma(fraction, tail_pi, fma(tail, head_pi, lost)), anchored.bits()
 
 
-def quadrant(size: Value) -> tuple[Value, Value, Value]:
-    """Return ``r`` in [-pi/4, pi/4], its tail, and bits holding the quadrant, for ``size`` >= 0."""
-    return {"float32": quadrant_single, "float64": quadrant_double}[size.dtype](size)
-
-
 def flip(x: Value, sign: Value) -> Value:
     """Return ``x`` with its sign changed where the sign bit of the integer ``sign`` is set."""
     return (x.bits() ^ sign).view(x.dtype)
 
 
-def quadrant(x: Value) -> tuple[Value, Value, Value]:
-    """Return ``r`` in [-pi/4, pi/4], its tail, and the number of the quadrant modulo 4."""
-    return {"float32": quadrant_single, "float64": quadrant_double}[x.dtype](x)
+def quadrant_short(size: Value) -> tuple[Value, Value, Value]:
+    """Return the same for a ``size`` that :func:`is_moderate`, by three parts of pi/2.
+
+    References
+    ----------
+    W. J. Cody and W. Waite, Software Manual for the Elementary Functions (1980), chapter 8.
+    """
+    head, middle = HALF_PI[size.dtype]
+    magic = 1.5 * 2.0 ** size.format.mantissa
+    total = fma(size, 2.0 / math.pi, magic)
+    n = total - magic
+    exact = fma(n, -head, size)  # A small multiple of the last bits of both: nothing is lost.
+    product, lost = two_product(n, middle)
+    r, rest = two_sum(exact, -product)
+    return r, fma(n, -HALF_PI_END[size.dtype], rest - lost), total.bits()
+
+
+def is_moderate(size: Value) -> Value:
+    """Return whether the quadrant of ``size`` can be told from ``size * (2/pi)``, rounded."""
+    return size < {"float32": 2.0 ** 13, "float64": 2.0 ** 30}[size.dtype]
+
+
+def by_quadrant(x: Value, finish: Callable[[Value, Value, Value], Value], is_odd: bool) -> Value:
+    """Return a function of an angle: NaN where ``x`` is infinite or NaN.
+
+    ``finish`` makes it of ``r`` in [-pi/4, pi/4], its tail, and bits that hold ``n``, where
+    ``abs(x) = n*pi/2 + r`` up to whole turns; if it ``is_odd``, it gets the sign of ``x``.
+    """
+    size = abs(x)
+
+    def signed(result: Value) -> Value:
+        return flip(result, x.bits() & x.format.sign) if is_odd else result
+
+    reduce = {"float32": quadrant_single, "float64": quadrant_double}[x.dtype]
+    general = signed(finish(*reduce(size)))
+    if x.dtype == "float64":  # The reduction loses bits of denormals, and does not see infinity.
+        if is_odd:
+            general = select(size < 2.0 ** -28, x, general)
+        general = select(size < math.inf, general, math.nan)
+    return shortcut(is_moderate(size), signed(finish(*quadrant_short(size))), general)
 
 
 def sin_reduced(r: Value, tail: Value | None) -> Value:
@@ -149,38 +186,25 @@ def turned(sine: Value, cosine: Value, n: Value) -> Value:
     return flip(result, (n & 2) << shift)
 
 
-def edges(x: Value, result: Value) -> Value:
-    """Return ``result``, NaN where ``x`` is infinite or NaN.
-
-    For float32 the reduction, in float64, does it by itself.
-    """
-    return result if x.dtype == "float32" else select(abs(x) < math.inf, result, math.nan)
-
-
-def odd_edges(x: Value, result: Value) -> Value:
-    """Return ``result``, made for ``|x|``, with the sign of ``x``, and ``x`` itself near zero.
-
-    In float64 the reduction loses bits of denormals.
-    """
-    result = edges(x, flip(result, x.bits() & x.format.sign))
-    return result if x.dtype == "float32" else select(abs(x) < 2.0 ** -28, x, result)
-
-
 def sin(x: Value) -> Value:
     """Return the sine."""
-    r, tail, n = quadrant(abs(x))
-    return odd_edges(x, turned(sin_reduced(r, tail), cos_reduced(r, tail), n))
+    return by_quadrant(x, lambda r, tail, n: turned(
+        sin_reduced(r, tail), cos_reduced(r, tail), n), is_odd=True)
 
 
 def cos(x: Value) -> Value:
     """Return the cosine."""
-    r, tail, n = quadrant(abs(x))
-    return edges(x, turned(sin_reduced(r, tail), cos_reduced(r, tail), n + 1))
+    return by_quadrant(x, lambda r, tail, n: turned(
+        sin_reduced(r, tail), cos_reduced(r, tail), n + 1), is_odd=False)
 
 
 def tan(x: Value) -> Value:
     """Return the tangent, the quotient of sine and cosine with its rounding errors made good."""
-    r, tail, n = quadrant(abs(x))
+    return by_quadrant(x, tan_reduced, is_odd=True)
+
+
+def tan_reduced(r: Value, tail: Value, n: Value) -> Value:
+    """Return tan(n*pi/2 + r + tail) for ``|r| <= pi/4``."""
     z = r * r
     series = fma(z * -0.5, tail, tail) + r * z * polynomial(z, SIN[r.dtype])
     sine, sine_tail = fast_two_sum(r, series)
@@ -192,7 +216,7 @@ def tan(x: Value) -> Value:
     inverse = 1.0 / bottom
     result = top * inverse
     error = fma(-result, bottom, top) + fma(-result, bottom_tail, top_tail)
-    return odd_edges(x, fma(error, inverse, result))
+    return fma(error, inverse, result)
 
 
 def sincos_of_turns(turns: Value) -> tuple[Value, Value]:

@@ -59,6 +59,23 @@ FORMATS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What scalar functions are built for, where one formula is not the best for all.
+
+    Attributes
+    ----------
+    branches : bool
+        Whether :func:`shortcut` makes nodes, for a target that can branch.
+    shares : bool
+        Whether several functions of an argument, or of it and its negative, are wanted together:
+        then those of ``exp(x)`` are made of ``exp(-|x|)``.
+    """
+
+    branches: bool = False
+    shares: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class ExprCache:
     """Hash-consing of expressions: the same primitive on the same nodes is the same node.
@@ -68,11 +85,11 @@ class ExprCache:
 
     Attributes
     ----------
-    takes_shortcuts : bool
-        Whether :func:`shortcut` makes nodes, for a target that can branch.
+    style : Style
+        What the functions are built for.
     """
 
-    takes_shortcuts: bool = False
+    style: Style = Style()
     nodes: dict[tuple[object, ...], tuple[tuple[Expr, ...], Expr]] = field(default_factory=dict)
 
     def apply(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
@@ -224,7 +241,7 @@ def shortcut(applies: Value, short: Value, general: Value) -> Value:
     ``general`` is right everywhere, and costs more: a target computes it only where ``applies``
     does not hold for all elements of some vectors, or always, and then never asks.
     """
-    if not applies.cache.takes_shortcuts:
+    if not applies.cache.style.branches:
         return general
     return applies.op("shortcut", short, general)
 

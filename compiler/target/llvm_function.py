@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..loop.ir import Const, Expr, Local, Scalar
-from ..loop.math import definition
+from ..loop.math import Style, definition
 from ..loop.walk import postorder
 from .llvm_scalar import EMITTERS, constant, llvm_type, suffix, vector_of
 from .llvm_writer import FunctionWriter, Module
@@ -20,7 +20,7 @@ are longer."""
 
 
 def call(writer: FunctionWriter, node: Scalar, args: Sequence[Sequence[str]], lanes: int = 1,
-         inline: bool = True) -> list[str]:
+         inline: bool = True, shares: bool = False) -> list[str]:
     """Write the call of a scalar function on several independent vectors.
 
     Parameters
@@ -34,6 +34,8 @@ def call(writer: FunctionWriter, node: Scalar, args: Sequence[Sequence[str]], la
         Of a vector.
     inline : bool
         Whether the function's code goes into the loop, for speed, or is called, for short code.
+    shares : bool
+        Whether other functions of the same argument are inlined too.
 
     Returns
     -------
@@ -42,15 +44,16 @@ def call(writer: FunctionWriter, node: Scalar, args: Sequence[Sequence[str]], la
     """
     kind = llvm_type(node.dtype, lanes)
     copies = len(args)
-    name = f"{node.name}.{suffix(node.dtype, lanes)}" + (f".x{copies}" if copies > 1 else "") \
-        + ("" if inline else ".call")
+    stem = f"{node.name}.{suffix(node.dtype, lanes)}" + (".shared" if shares else "")
+    name = stem + (f".x{copies}" if copies > 1 else "") + ("" if inline else ".call")
     module = writer.module
     if name not in module.declarations:
-        parameters, root = definition(node.name, node.dtype, len(node.args), True)
+        parameters, root = definition(
+            node.name, node.dtype, len(node.args), Style(branches=True, shares=shares))
         is_short = len(_used(root)) <= INLINE_LIMIT
         module.declarations[name] = ""
-        module.declarations[name] = _Definition(module, name, parameters, lanes, copies).text(
-            root, "alwaysinline" if inline and is_short else "noinline")
+        module.declarations[name] = _Definition(module, stem, parameters, lanes, copies).text(
+            name, root, "alwaysinline" if inline and is_short else "noinline")
     passed = ", ".join(f"{kind} {arg}" for operands in args for arg in operands)
     result = _result_type(kind, copies)
     together = writer.emit(f"call {result} @{name}({passed})")
@@ -91,22 +94,22 @@ class _Definition:
         By ``id`` of an expression, its register for each vector.
     """
 
-    def __init__(self, module: Module, name: str, parameters: tuple[Local, ...], lanes: int,
+    def __init__(self, module: Module, stem: str, parameters: tuple[Local, ...], lanes: int,
                  copies: int):
-        self.module, self.name, self.parameters = module, name, parameters
+        self.module, self.stem, self.parameters = module, stem, parameters
         self.lanes, self.copies = lanes, copies
         self.detours = 0
         self.values = {id(local): [f"%x{copy}.{number}" for copy in range(copies)]
                        for number, local in enumerate(parameters)}
 
-    def text(self, root: Expr, attributes: str) -> str:
+    def text(self, name: str, root: Expr, attributes: str) -> str:
         """Return the function's text."""
         kind = llvm_type(root.dtype, self.lanes)
         result = _result_type(kind, self.copies)
         header = ", ".join(f"{kind} {self.values[id(local)][copy]}"
                            for copy in range(self.copies) for local in self.parameters)
         writer = self.writer = FunctionWriter(
-            self.module, f"define internal {result} @{self.name}({header}) "
+            self.module, f"define internal {result} @{name}({header}) "
                          f"{attributes} nounwind willreturn memory(none)")
         for node in _used(root):
             if isinstance(node, Const):
@@ -168,9 +171,8 @@ class _Definition:
     def general(self, root: Expr) -> str:
         """Include the function of one vector that computes an expression; return its name."""
         self.detours += 1
-        stem = self.name.partition(".x")[0].removesuffix(".call")
-        name = f"{stem}.general{self.detours}"
+        name = f"{self.stem}.general{self.detours}"
         if name not in self.module.declarations:
-            definition = _Definition(self.module, name, self.parameters, self.lanes, 1)
-            self.module.declarations[name] = definition.text(root, "noinline cold")
+            written = _Definition(self.module, self.stem, self.parameters, self.lanes, 1)
+            self.module.declarations[name] = written.text(name, root, "noinline cold")
         return name

@@ -434,7 +434,7 @@ class VectorLoop:
         operands = [own.get(id(arg)) or self.spread(arg) for arg in node.args]
         args = [list(one) for one in zip(*operands)]
         if node.name in FUNCTIONS:
-            return call(self.writer, node, args, self.lanes, self.plan.inline)
+            return call(self.writer, node, args, self.lanes, self.plan.inline, self.plan.shares)
         emitter = EMITTERS[node.name]
         return [emitter(self.writer, node, one, self.lanes) for one in args]
 

@@ -57,6 +57,8 @@ class VectorPlan:
         Whether one body, with a mask, serves all iterations.
     inline : bool
         Whether scalar functions are inlined.
+    shares : bool
+        Whether they are because they have something in common.
     varying : frozenset of int
         ``id`` of each expression whose value differs between iterations.
     symbols : frozenset of Symbol
@@ -71,6 +73,7 @@ class VectorPlan:
     copies: int
     single_body: bool
     inline: bool
+    shares: bool
     varying: frozenset[int]
     symbols: frozenset[Symbol]
     hoisted: tuple[Expr, ...]
@@ -108,21 +111,25 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
             lanes //= 2
     if lanes < 2:
         return None
-    inline = _inlines([node for node in analysis.scalars if node.name in FUNCTIONS])
+    calls = [node for node in analysis.scalars if node.name in FUNCTIONS]
+    shares = _share(calls)
+    inline = shares or len(calls) <= INLINED_CALLS
     wanted = LONG_INTERLEAVE if cost >= LONG_BODY and inline else \
         ACCUMULATED_INTERLEAVE if analysis.accumulated and cost < MASKED_BODY else INTERLEAVE
     return VectorPlan(
         lanes, _copies(loop.extent, lanes, wanted), cost >= MASKED_BODY,
-        inline, frozenset(analysis.varying),
+        inline, shares, frozenset(analysis.varying),
         frozenset(analysis.symbols), tuple(analysis.hoisted), analysis.accumulated)
 
 
-def _inlines(calls: list[Scalar]) -> bool:
-    """Return whether a loop's scalar functions are inlined."""
-    if len(calls) <= INLINED_CALLS:
-        return True
-    arguments = {tuple(map(id, call.args)) for call in calls}
+def _share(calls: list[Scalar]) -> bool:
+    """Return whether some of a loop's few functions are of one argument, or of its negative."""
+    arguments = {tuple(id(_unsigned(arg)) for arg in call.args) for call in calls}
     return len(arguments) < len(calls) <= INLINED_SHARING
+
+
+def _unsigned(expr: Expr) -> Expr:
+    return expr.args[0] if isinstance(expr, Scalar) and expr.name == "neg" else expr
 
 
 def _copies(extent: DimLike, lanes: int, wanted: int) -> int:
