@@ -16,8 +16,8 @@ import numpy as np
 
 from ..runtime.artifact import CompileError, format_message
 from .access import (
-    Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
-    is_view, reads_of_node)
+    Position, Read, behind_views, checked_nodes, coefficient_of, factor_of, flat_offset,
+    index_of_rank, is_view, reads_of_node)
 from .band import group_bands, lower_band
 from .dims import (
     DimLike, Symbol, as_dim, as_symbol, prod, proves_equal, substitute, symbols_of)
@@ -351,7 +351,7 @@ class _Bufferizer:
 
     def _contract(self, node: Apply, forced: set[int]) -> Step:
         out = self.memory.buffer_of(node.outputs[0])
-        left, right = (contract_operand(v, forced) for v in node.inputs)
+        left, right = (contract_operand(factor_of(v, forced), forced) for v in node.inputs)
         assert left is not None and right is not None
         views = [_matrix_view(self.memory.buffer_of(base), offset, dims, strides)
                  for base, offset, dims, strides in (left, right)]
@@ -408,8 +408,9 @@ def needs_memory(nodes: Sequence[Apply], results: Iterable[Variable]) -> set[int
             forced.add(id(node.inputs[0]))
         elif isinstance(lower, ContractLowering):
             for operand in node.inputs:
-                found = contract_operand(operand, forced)
-                forced.add(id(operand if found is None else found[0]))
+                factor = factor_of(operand, forced)
+                found = contract_operand(factor, forced)
+                forced.add(id(factor if found is None else found[0]))
         elif isinstance(lower, MapLowering):
             for source in node.inputs:
                 forced.add(id(behind_views(source, index_of_rank(source.ndim), forced)[0]))

@@ -1,8 +1,8 @@
 """Halves are stored, float32 is computed: the one place that says what operations on halves mean.
 
 Enters: a simplified graph.  Leaves: an equal one in which only operations that move elements touch
-float16 and bfloat16: indexing, reshaping, joining, choosing, and conversions.  Every other one works
-on float32::
+float16 and bfloat16: indexing, reshaping, joining, choosing, and conversions.  All others work on
+float32::
 
     f(x, y) -> cast(f(cast(x, float32), cast(y, float32)), float16)
 

@@ -21,6 +21,7 @@ from .call import Executable, bind_symbols, constant_array
 from .convert import DEFAULT_POLICY, Policy
 from .cuda_array import DeviceArray, Memory
 from .cuda_driver import driver
+from .dtypes import numpy_dtype
 from .errors import CallError, DeviceError, InternalError, ShapeError, format_message
 from .memory import MemoryUse
 from .results import deliver
@@ -209,12 +210,12 @@ class CudaExecutable(Executable):
         for output, offset, shape in zip(self.artifact.outputs, layout.outputs, layout.shapes):
             start = self.block.pointer + offset
             if self.on_device or output.shared is not None:
-                size = int(np.prod(shape, dtype=np.int64)) * np.dtype(output.dtype).itemsize
+                size = self._bytes(output.dtype, shape)
                 array = DeviceArray(Memory(size, self.device), shape, output.dtype)
                 if size:
                     self.driver.copy(array.memory.pointer, start, size, self.stream)
             else:
-                array = np.empty(shape, output.dtype)
+                array = np.empty(shape, numpy_dtype(output.dtype))
                 if array.nbytes:
                     self.driver.to_host(array.ctypes.data, start, array.nbytes, self.stream)
             found.append(array)
@@ -285,7 +286,7 @@ class CudaExecutable(Executable):
 
     @staticmethod
     def _bytes(dtype: str, shape: Sequence[int]) -> int:
-        size = np.dtype(dtype).itemsize
+        size = numpy_dtype(dtype).itemsize
         for extent in shape:
             size *= extent
         return size

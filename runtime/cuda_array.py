@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .cuda_driver import driver, is_current
+from .dtypes import numpy_dtype
 
 _DLPACK_DEVICE = 2  # kDLCUDA
-_DLPACK_KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}
+_DLPACK_KINDS = {"i": 0, "u": 1, "f": 2, "V": 4, "b": 6}  # V: bfloat16, which NumPy lacks
 
 
 class Memory:
@@ -55,7 +56,8 @@ class DeviceArray:
     __slots__ = ("memory", "shape", "dtype")
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype | str):
-        self.memory, self.shape, self.dtype = memory, shape, np.dtype(dtype)
+        self.memory, self.shape, self.dtype = memory, shape, \
+            dtype if isinstance(dtype, np.dtype) else numpy_dtype(dtype)
 
     @property
     def device(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...runtime.artifact import InternalError
 from ..dims import DimLike, Symbol, symbols_of
-from ..dtypes import DTYPES
+from ..dtypes import DTYPES, HALVES
 from .ir import (
     Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
     Shuffle, Stmt, Store,
@@ -252,6 +252,9 @@ def scalar_fault(node: Scalar) -> str | None:
         return f"{node.name} of different dtypes: {', '.join(dtypes)}"
     if kind_of(dtypes[0]) not in row.accepts:
         return f"{node.name} does not take {dtypes[0]}"
+    halves = [dtype for dtype in (dtypes[0], node.dtype) if dtype in HALVES]
+    if node.name == "cast" and halves and "float32" not in (dtypes[0], node.dtype):
+        return f"{halves[0]} is converted from and to float32 only"
     same = row.result == "same" or node.name == "select"
     expected = "bool" if row.result == "bool" else dtypes[0] if same else node.dtype
     if node.dtype != expected:

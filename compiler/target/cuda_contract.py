@@ -83,6 +83,11 @@ def element(view: View, index: tuple[DimLike, ...]) -> tuple[Buffer, tuple[DimLi
     return flat, (place,)
 
 
+def factor(step: Contract, view: View, index: tuple[DimLike, ...]) -> Expr:
+    """Return an element of an operand, in the dtype of the product."""
+    return apply("cast", Load(*element(view, index)), dtype=step.out.buffer.dtype)
+
+
 def finish(step: Contract, index: tuple[DimLike, ...], value: Expr) -> tuple[Stmt, ...]:
     """Return what is done with a finished element of the product: here an epilogue goes."""
     place = element(step.out, index)
@@ -112,8 +117,7 @@ def _vector_nest(step: Contract) -> Nest:
     b, i, j = (0 if loop.extent == 1 else as_dim(loop.index) for loop in loops)
     depth = Symbol("k", extent=step.left.dims[2])
     k = as_dim(depth)
-    product = apply("mul", Load(*element(step.left, (b, i, k))),
-                    Load(*element(step.right, (b, k, j))))
+    product = apply("mul", factor(step, step.left, (b, i, k)), factor(step, step.right, (b, k, j)))
     matrix = step.left if n == 1 else step.right
     along_depth = matrix.strides[2 if n == 1 else 1] == 1
     total = Local("total", dtype)
@@ -192,7 +196,7 @@ class _Product:
             index = (self.b, far, place) if view is left else (self.b, place, far)
             slot = (as_dim(step),)
             inside = (If(below(far, extent), (
-                Store(register, slot, Load(*element(view, index))),)),)
+                Store(register, slot, factor(self.step, view, index)),)),)
             result.append(For(step, register.dims[0], (
                 Store(register, slot, const(0, self.dtype)),
                 If(below(place, self.k), inside)), "unroll"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...runtime.artifact import InternalError
+from ...runtime.artifact import InternalError, numpy_dtype
 from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim, symbols_of
 from ..loop import scalar
 from ..loop.ir import (
@@ -215,7 +215,7 @@ class _Lockstep:
         known: dict[int, np.ndarray] = {}
         for node in postorder(root):
             if isinstance(node, Const):
-                value = np.asarray(node.value, node.dtype)
+                value = np.asarray(node.value, numpy_dtype(node.dtype))
             elif isinstance(node, Index):
                 value = np.asarray(self.dim(node.dim), np.int64)
             elif isinstance(node, Load):
@@ -260,7 +260,7 @@ class _Lockstep:
         if root not in self.own:
             copies = self.count if root.role == "register" else self.count // self.size
             length = copies * math.prod(self.shape(root))
-            self.own[root] = np.zeros(length, root.dtype)
+            self.own[root] = np.zeros(length, numpy_dtype(root.dtype))
             self.traces[root] = _Trace(length)
         return self.own[root], self.traces[root]
 
@@ -308,7 +308,7 @@ class _Lockstep:
             self.follow(root, trace, at, mask, False, stmt)
         if root.role in ("scratch", "register") and not trace.written[at].all():
             raise self.fault(stmt, f"{root.name} is read before it is written")
-        values = np.zeros(self.count, root.dtype)
+        values = np.zeros(self.count, numpy_dtype(root.dtype))
         values[mask] = memory[at]
         return values
 
@@ -353,7 +353,7 @@ def scalar_values(node: Scalar, values: list[np.ndarray]) -> np.ndarray:
     known: dict[int, np.ndarray] = dict(zip(map(id, parameters), values))
     for inner in postorder(result):
         if isinstance(inner, Const):
-            known[id(inner)] = np.asarray(inner.value, inner.dtype)
+            known[id(inner)] = np.asarray(inner.value, numpy_dtype(inner.dtype))
         elif isinstance(inner, Scalar):
             known[id(inner)] = scalar_values(inner, [known[id(arg)] for arg in inner.args])
     return known[id(result)]

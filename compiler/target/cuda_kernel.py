@@ -8,12 +8,13 @@ word for each check, which holds the largest offending value, or the least int64
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..access import coefficient_of, flat_offset
 from ..dims import Call, DimLike, Symbol, as_dim, proves_nonnegative, substitute
-from ..dtypes import SIZES
+from ..dtypes import HALVES, SIZES
+from ..loop.half import conversion
 from ..loop.ir import (
     Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,
     Shuffle, Stmt, Store,
@@ -23,7 +24,7 @@ from ..loop.text import Signature
 from ..loop.walk import (
     accumulated_locals, buffers_written, children, loads, operands, postorder, stable_expressions,
     statements)
-from .cuda_scalar import C_TYPES, PRELUDE, PRINTERS, combined, literal
+from .cuda_scalar import C_TYPES, NATIVE_CONVERSIONS, PRELUDE, PRINTERS, combined, literal
 from .cuda_schedule import is_multiple, parts_of
 
 INLINE_LIMIT = 250
@@ -67,7 +68,16 @@ class Module:
         """Return the name of a scalar function, written from its expression."""
         own = f"{name}_{dtype}"
         if own not in self.functions:
-            self.functions[own] = _definition(self, own, name, dtype, arity)
+            self.functions[own] = _definition(self, own, *definition(name, dtype, arity))
+        return own
+
+    def conversion(self, source: str, target: str) -> str:
+        """Return the name of the conversion of a half to float32, or back."""
+        own = f"{target}_from_{source}"
+        if own not in self.functions:
+            parameter, result = conversion(source, target)
+            native = NATIVE_CONVERSIONS.get((source, target), "")
+            self.functions[own] = _definition(self, own, (parameter,), result, native)
         return own
 
     def text(self) -> str:
@@ -159,15 +169,19 @@ def emit_kernel(module: Module, nest: Nest, signature: Signature, slots: tuple[i
     return KernelCode(name, tuple(roots.values()), (*shape, *(1,) * (3 - len(shape))), has_status)
 
 
-def _definition(module: Module, own: str, name: str, dtype: str, arity: int) -> str:
-    parameters, result = definition(name, dtype, arity)
-    kind = C_TYPES[dtype]
-    emitter = _Emitter(module, Nest(name, ()), 0)
-    header = ", ".join(f"{kind} {emitter.name(local)}" for local in parameters)
+def _definition(module: Module, own: str, parameters: Sequence[Local], result: Expr,
+                native: str = "") -> str:
+    """Return a function; ``native`` assigns its result to ``y`` where the GPU can."""
+    kind = C_TYPES[result.dtype]
+    emitter = _Emitter(module, Nest(own, ()), 0)
+    header = ", ".join(f"{C_TYPES[local.dtype]} {emitter.name(local)}" for local in parameters)
     inline = "__forceinline__" if len(postorder(result)) <= INLINE_LIMIT else "__noinline__"
     values: list[str] = []
     lines = [*emitter.expressions((result,), values)]
     inside = [f"    {line}" for line in (*lines, f"return {bare(values[0])};")]
+    if native:
+        inside = ["#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800",
+                  f"    {kind} y;", f"    {native}", "    return y;", "#else", *inside, "#endif"]
     return "\n".join([f"__device__ {inline} {kind} {own}({header}) {{", *inside, "}", ""])
 
 
@@ -387,6 +401,8 @@ class _Emitter:
         if node.name in FUNCTIONS:
             name = self.module.function(node.name, node.dtype, len(args))
             return f"{name}({', '.join(map(bare, args))})"
+        if node.name == "cast" and (node.dtype in HALVES or node.args[0].dtype in HALVES):
+            return f"{self.module.conversion(node.args[0].dtype, node.dtype)}({bare(args[0])})"
         if node.name in ("lt", "eq", "ne") and all(map(self.is_narrow, node.args)):
             args = [self.dim(arg.dim) if isinstance(arg, Index) else str(arg.value)
                     for arg in node.args]

@@ -2,7 +2,8 @@
 
 Each row of ``scalar.SCALARS`` is an expression over its operands' texts, which are in parentheses
 where they need to be.  Integers wrap and nothing traps, as on the CPU: C leaves the overflow of
-signed integers undefined, so sums and products of those are taken of unsigned ones.
+signed integers undefined, so sums and products of those are taken of unsigned ones.  Halves are
+their bits.
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..dtypes import SIZES, is_float
+from ...runtime.artifact import numpy_dtype
+from ..dtypes import HALVES, SIZES, is_float
 from ..loop.ir import Const, Scalar
 
 C_TYPES = {
     "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
     "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int",
     "uint64": "unsigned long long", "float32": "float", "float64": "double",
+    "float16": "unsigned short", "bfloat16": "unsigned short",
 }
+
+NATIVE_CONVERSIONS = {
+    ("float16", "float32"): 'asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));',
+    ("float32", "float16"): 'asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));',
+    ("float32", "bfloat16"): 'asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));',
+}
+"""Conversions of halves that GPUs have instructions for, from compute capability 8.0 on.  CUDA's
+own functions are in headers, which need not be there."""
 
 PRELUDE = """\
 #define INF_F32 __int_as_float(0x7f800000)
@@ -74,6 +85,8 @@ def literal(const: Const) -> str:
     value, dtype = const.value, const.dtype
     if dtype == "bool":
         return "true" if value else "false"
+    if dtype in HALVES:
+        return f"(unsigned short){np.asarray(value, numpy_dtype(dtype)).view('uint16')}"
     if is_float(dtype):
         return _float_literal(float(value), dtype)
     value = int(value)

@@ -240,6 +240,10 @@ class _ContractWriter:
         self.writer, self.step, self.cut, self.epilogue = writer, step, cut, epilogue
         self.dtype = step.out.buffer.dtype
         self.kind = llvm_type(self.dtype)
+        # The operands' dtypes, where they are not the product's: halves.
+        self.left, self.right = (
+            "" if view.buffer.dtype == self.dtype else view.buffer.dtype
+            for view in (step.left, step.right))
         self.lanes = writer.module.machine.lanes(self.dtype)
         self.width = cut.vectors * self.lanes
         self.batch, self.m, self.n = step.out.dims
@@ -253,12 +257,12 @@ class _ContractWriter:
                 f"  {self.panel} = alloca {self.kind}, i64 {max(1, steps) * self.width}, "
                 f"align {self.lanes * SIZES[self.dtype]}")
 
-    def address(self, base: str, offset: DimLike) -> str:
-        """Write an address."""
+    def address(self, base: str, offset: DimLike, dtype: str = "") -> str:
+        """Write an address, among elements of a dtype or of that of the product."""
         if offset == 0:
             return base
-        return self.writer.emit(
-            f"getelementptr {self.kind}, ptr {base}, i64 {self.writer.dim(offset)}")
+        kind = llvm_type(dtype) if dtype else self.kind
+        return self.writer.emit(f"getelementptr {kind}, ptr {base}, i64 {self.writer.dim(offset)}")
 
     def tasks(self) -> None:
         """Write the loop over tasks, rows before columns before the batch."""
@@ -361,12 +365,13 @@ class _ContractWriter:
         masks = not isinstance(width, int) or width % self.lanes != 0
         height = min(cut.rows, self.m) if isinstance(self.m, int) else cut.rows
         clamps = not isinstance(self.m, int) or self.m % height != 0
-        b = self.address("%right", batch * rb + start * rk + column * rn)
+        b = self.address("%right", batch * rb + start * rk + column * rn, self.right)
 
         def tile(source: Source, row: DimLike) -> None:
             kernel = micro_kernel(writer.module, Tile(
-                self.dtype, self.lanes, height, vectors, source, clamps, masks))
-            a = self.address("%left", batch * lb + row * lm + start * lk)
+                self.dtype, self.lanes, height, vectors, source, clamps, masks, self.left,
+                self.right))
+            a = self.address("%left", batch * lb + row * lm + start * lk, self.left)
             c = self.address("%out", batch * ob + row * om + column)
             m_stride, k_stride, b_stride, c_stride, k, count, valid = map(writer.dim, (
                 lm, lk, rk, om, steps, minimum(bottom - row, height), width))
@@ -377,7 +382,7 @@ class _ContractWriter:
 
         count = ceildiv(bottom - top, height)
         number = Symbol("tile", extent=count)
-        source, first = self.start_panel(b, vectors, width, steps)
+        source, first = self.start_panel(b, vectors, width, steps, masks)
         if first:
             tile("packing", top)
 
@@ -385,17 +390,19 @@ class _ContractWriter:
             if first:
                 share = ceildiv(steps, maximum(count, 1))
                 ahead = self.address("%right", batch * rb + column + self.width
-                                     + (start + as_dim(number) * share) * rk)
-                fetch = fetching(writer.module, self.dtype, self.width)
+                                     + (start + as_dim(number) * share) * rk, self.right)
+                fetch = fetching(writer.module, self.right or self.dtype, self.width)
                 writer.run(f"call void {fetch}(ptr {ahead}, i64 {writer.dim(rk)}, "
                            f"i64 {writer.dim(share)})")
             tile(source, top + as_dim(number) * height)
 
         writer.loop(number, str(first), writer.dim(count), following)
 
-    def start_panel(self, b: str, vectors: int, width: DimLike, steps: DimLike
+    def start_panel(self, b: str, vectors: int, width: DimLike, steps: DimLike, masks: bool
                     ) -> tuple[Source, int]:
         """Write what precedes a panel's tiles.
+
+        Few processors have masked loads of halves: a panel that needs them is copied first.
 
         Returns
         -------
@@ -405,17 +412,17 @@ class _ContractWriter:
             1 when the first tile has to copy the panel, else 0.
         """
         writer, (_, rk, rn) = self.writer, self.step.right.strides
-        if rn != 1:
-            pack = packing(writer.module, self.dtype, self.lanes)
+        if rn != 1 or masks and self.right:
+            pack = packing(writer.module, self.dtype, self.lanes, self.right)
             for done in range(0, vectors * self.lanes, self.lanes):
-                source = self.address(b, done * rn)
+                source = self.address(b, done * rn, self.right)
                 writer.run(
                     f"call void {pack}(ptr {source}, i64 {writer.dim(rk)}, i64 {writer.dim(rn)}, "
                     f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps)}, "
                     f"ptr {self.address(self.panel, done)}, i64 {vectors * self.lanes})")
             return "packed", 0
         extent = self.k * rk * SIZES[self.dtype]
-        is_near = isinstance(extent, int) and extent <= NEAR_BYTES
+        is_near = isinstance(extent, int) and extent <= NEAR_BYTES and not self.right
         if is_near or isinstance(self.m, int) and self.m <= self.cut.rows:
             return "direct", 0
         return "packed", 1
