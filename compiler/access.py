@@ -101,10 +101,13 @@ def is_widening(variable: Variable) -> bool:
         and owner.inputs[0].dtype in HALVES
 
 
-def factor_of(variable: Variable, stop: frozenset[int] | set[int]) -> Variable:
-    """Return what a product reads for an operand: the half itself, where it is one converted."""
-    is_plain = id(variable) not in stop and is_widening(variable)
-    return variable.owner.inputs[0] if is_plain else variable
+def behind_factor(variable: Variable, position: Position,
+                  stop: frozenset[int] | set[int] = frozenset()) -> tuple[Variable, Position]:
+    """Follow views, and the conversion of a half: what a product reads for an operand."""
+    base, position = behind_views(variable, position, stop)
+    if id(base) not in stop and is_widening(base):
+        return behind_views(base.owner.inputs[0], position, stop)
+    return base, position
 
 
 def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
@@ -124,11 +127,9 @@ def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
         lower.rule(tracer, index_of_rank(node.outputs[0].ndim), node)
         pairs = [(node.inputs[k], position) for k, position in tracer.reads]
     else:
-        sources = node.inputs
-        if isinstance(lower, ContractLowering):
-            sources = tuple(factor_of(source, stop) for source in sources)
-        return [Read(behind_views(source, index_of_rank(source.ndim), stop)[0], None)
-                for source in sources]
+        behind = behind_factor if isinstance(lower, ContractLowering) else behind_views
+        return [Read(behind(source, index_of_rank(source.ndim), stop)[0], None)
+                for source in node.inputs]
     found = []
     for source, position in pairs:
         base, position = behind_views(source, position, stop)
