@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .dims import DimLike, Symbol, as_dim, substitute, symbols_of
+from .dtypes import HALVES
 from .graph import Apply, Variable
 from .loop import scalar
 from .loop.ir import Const, Expr, Local
-from .ops.op import IndexLowering, ReduceLowering, ScalarLowering
+from .ops.op import ContractLowering, IndexLowering, ReduceLowering, ScalarLowering
 
 Position: TypeAlias = tuple[DimLike, ...]
 
@@ -93,6 +94,22 @@ def behind_views(variable: Variable, position: Position,
     return variable, position
 
 
+def is_widening(variable: Variable) -> bool:
+    """Return whether a variable is a half converted to float32, which loses and rounds nothing."""
+    owner = variable.owner
+    return owner is not None and owner.op.name == "cast" and variable.dtype == "float32" \
+        and owner.inputs[0].dtype in HALVES
+
+
+def behind_factor(variable: Variable, position: Position,
+                  stop: frozenset[int] | set[int] = frozenset()) -> tuple[Variable, Position]:
+    """Follow views, and the conversion of a half: what a product reads for an operand."""
+    base, position = behind_views(variable, position, stop)
+    if id(base) not in stop and is_widening(base):
+        return behind_views(base.owner.inputs[0], position, stop)
+    return base, position
+
+
 def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
     """Return the accesses of a node when it computes index ``(i0, i1, ...)``.
 
@@ -110,7 +127,8 @@ def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
         lower.rule(tracer, index_of_rank(node.outputs[0].ndim), node)
         pairs = [(node.inputs[k], position) for k, position in tracer.reads]
     else:
-        return [Read(behind_views(source, index_of_rank(source.ndim), stop)[0], None)
+        behind = behind_factor if isinstance(lower, ContractLowering) else behind_views
+        return [Read(behind(source, index_of_rank(source.ndim), stop)[0], None)
                 for source in node.inputs]
     found = []
     for source, position in pairs:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .access import Position, behind_views, coefficient_of, flat_offset, index_of_rank
+from .access import Position, behind_factor, coefficient_of, flat_offset, index_of_rank
 from .dims import (
     DimLike, as_symbol, prod, proves_equal, proves_nonnegative, substitute)
 from .graph import Apply, Variable
@@ -51,7 +51,8 @@ class Window(NamedTuple):
 
 
 def contract_operand(variable: Variable, stop: set[int]) -> Operand | None:
-    """Return an operand of a product as the array behind its views.
+    """Return an operand of a product as the array behind its views, and behind the conversion of a
+    half.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def contract_operand(variable: Variable, stop: set[int]) -> Operand | None:
     """
     dims = variable.type.dims
     index = index_of_rank(len(dims))
-    base, position = behind_views(variable, index, stop)
+    base, position = behind_factor(variable, index, stop)
     if base is variable:
         return Operand(base, 0, row_major_strides(dims))
     offset = flat_offset(position, base.type.dims)

@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .access import Position, Read, checked_nodes, index_of_rank, reads_of_node
+from .access import Position, Read, checked_nodes, index_of_rank, is_widening, reads_of_node
 from .dims import DimLike, prod, proves_nonnegative
 from .graph import Apply, Variable
 from .ops.op import (
@@ -360,10 +360,15 @@ class _Fuser:
 
     def _is_recomputed(self, node: Apply, home: Cluster, needed: dict[Cluster, bool],
                        chain: _Chain) -> bool:
-        """Return whether computing a value again costs less than to store and to load it."""
+        """Return whether computing a value again costs less than to store and to load it.
+
+        A half converted to float32 is converted wherever it is read: what is stored is the half.
+        """
         if not self.enabled or id(node) in self.checked \
                 or any(read.position is None for read in self.reads[id(node)]):
             return False
+        if is_widening(node.outputs[0]):
+            return True
         outside = [cluster for cluster in needed if cluster is not home]
         if len(chain.sources) <= 1 and chain.cost <= CHEAP:
             return True

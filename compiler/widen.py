@@ -1,8 +1,8 @@
 """Halves are stored, float32 is computed: the one place that says what operations on halves mean.
 
 Enters: a simplified graph.  Leaves: an equal one in which only operations that move elements touch
-float16 and bfloat16: indexing, reshaping, joining, choosing, and conversions.  Every other one works
-on float32::
+float16 and bfloat16: indexing, reshaping, joining, choosing, and conversions.  All others work on
+float32::
 
     f(x, y) -> cast(f(cast(x, float32), cast(y, float32)), float16)
 
@@ -79,16 +79,30 @@ def _chooses(node: Apply) -> bool:
 def _widened(node: Apply, inputs: Sequence[Variable]) -> list[Variable]:
     """Return the outputs of a node, computed in float32."""
     with built_at(node.site):
-        wide = node.op.make_node([_cast(source, computed(source.dtype)) for source in inputs],
-                                 node.params, site=node.site)
-        results = [_cast(new, old.dtype) for new, old in zip(wide.outputs, node.outputs)]
+        wide = node.op.make_node([_converted(source) for source in inputs], node.params,
+                                 site=node.site)
+        results = [FUNCTIONS["cast"](new, old.dtype)
+                   for new, old in zip(wide.outputs, node.outputs)]
     for old, new in zip(node.outputs, results):
         new.name, new._tag = old.name, old._tag
     return results
 
 
-def _cast(variable: Variable, dtype: str) -> Variable:
-    return FUNCTIONS["cast"](variable, dtype)
+def _converted(variable: Variable) -> Variable:
+    """Return an operand as it is computed with.
+
+    Conversion comes before transposition: the readers of a matrix and of its transpose share it,
+    and a product sees the transpose as strides.
+    """
+    dtype, behind = computed(variable.dtype), []
+    while dtype != variable.dtype and variable.owner is not None \
+            and variable.owner.op.name == "dimshuffle":
+        behind.append(variable.owner)
+        variable = variable.owner.inputs[0]
+    variable = FUNCTIONS["cast"](variable, dtype)
+    for node in reversed(behind):
+        variable = reapply(node, (variable,)).outputs[0]
+    return variable
 
 
 def reference(node: Apply, arrays: Sequence[np.ndarray], params: Mapping[str, Any]

@@ -24,7 +24,7 @@ from .runtime.shared import Storage
 LEVELS = ("graph", "interned", "simplified", "expanded", "program", "code")
 """The levels, in the order in which they are compared."""
 
-TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
+TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 1e-4, "float64": 1e-9}
 """Relative differences that reordered sums may cause between levels."""
 
 

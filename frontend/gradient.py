@@ -13,7 +13,7 @@ import numpy as np
 
 from .compiler.derivative import UNDEFINED, is_connected, jvp, vjp
 from .compiler.dims import proves_different
-from .compiler.dtypes import is_float
+from .compiler.dtypes import HALVES, is_float
 from .compiler.graph import (
     Constant, Variable, creation_site, describe, format_site, input_variable)
 from .compiler.interpret import evaluate
@@ -23,7 +23,7 @@ from .compiler.ops.gradient import (  # noqa: F401  (public here, as in Theano)
     disconnected_grad, grad_clip, grad_scale, zero_grad)
 from .compiler.ops.op import as_tensor
 from .compiler.rewrite.stabilize import stabilize
-from .runtime.errors import GradientError, ShapeError, format_message
+from .runtime.errors import DtypeError, GradientError, ShapeError, format_message
 
 consider_constant = disconnected_grad
 
@@ -369,6 +369,8 @@ def verify_grad(fun: Callable[..., Variable], pt: Sequence[Any], n_tests: int = 
     ------
     GradientError
         If the numbers disagree.
+    DtypeError
+        If a point is of float16 or bfloat16.
 
     Notes
     -----
@@ -380,6 +382,11 @@ def verify_grad(fun: Callable[..., Variable], pt: Sequence[Any], n_tests: int = 
     inputs = [input_variable(p.dtype.name, [1 if n == 1 else None for n in p.shape])
               for p in points]
     _check_floats(inputs, "verify_grad")
+    if any(v.dtype in HALVES for v in inputs):
+        raise DtypeError(format_message(
+            "verify_grad: differences of values with so few digits show no derivative.",
+            values=", ".join(v.dtype for v in inputs), where=format_site(creation_site()),
+            remedy="give points of float32 or float64"))
     output = fun(*inputs)
     is_single = any(p.dtype == np.float32 for p in points)
     eps = eps or (5e-3 if is_single else 1e-5)

@@ -11,6 +11,7 @@ from .compiler.config import config
 from .compiler.dtypes import DTYPES, is_float
 from .compiler.graph import SharedBase, TensorType, axis_dims, creation_site, format_site
 from .runtime.devices import array_on_device
+from .runtime.dtypes import is_number, numpy_dtype
 from .runtime.errors import DtypeError, ShapeError, format_message
 from .runtime.shared import Storage
 
@@ -63,7 +64,7 @@ class SharedVariable(SharedBase):
                 f"{self.name or '(unnamed)'}.",
                 values=f"its type is {self.type}", where=format_site(self.site),
                 remedy="give a value with the same number of axes"))
-        self.storage.set(array.astype(self.dtype))
+        self.storage.set(array.astype(numpy_dtype(self.dtype)))
 
 
 def shared(value: Any, name: str | None = None, strict: bool = False,
@@ -111,8 +112,8 @@ def shared(value: Any, name: str | None = None, strict: bool = False,
         raise ShapeError(format_message(
             f"A value of shape {array.shape} contradicts the declared shape {tuple(shape)}.",
             where=format_site(creation_site()), remedy="declare the value's own sizes, or None"))
-    variable = SharedVariable(TensorType(dtype, ()), Storage(array.astype(dtype)), name,
-                              creation_site())
+    variable = SharedVariable(TensorType(dtype, ()), Storage(array.astype(numpy_dtype(dtype))),
+                              name, creation_site())
     variable.type = TensorType(dtype, axis_dims(variable, shape))
     return variable
 
@@ -133,7 +134,7 @@ def _numbers(value: Any) -> np.ndarray:
             "A shared variable holds an array of numbers.", values=str(error),
             where=format_site(creation_site()),
             remedy="give a number, an array, or nested lists of equal lengths")) from error
-    if array.dtype.kind not in "biuf":
+    if not is_number(array.dtype):
         raise DtypeError(format_message(
             f"A shared variable cannot hold dtype {array.dtype}.", values=type(value).__name__,
             where=format_site(creation_site()), remedy=f"use one of {', '.join(DTYPES)}"))

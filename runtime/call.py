@@ -17,6 +17,7 @@ from . import cpu_poll, errors
 from .artifact import INTERRUPTED, Argument, Artifact
 from .convert import DEFAULT_POLICY, Policy, convert_arguments
 from .cpu import load
+from .dtypes import numpy_dtype
 from .errors import CallError, InternalError, ShapeError, TetractysError, format_message
 from .memory import Block, MemoryUse, allocate, check_size
 from .results import check_destinations, deliver, destinations, fits
@@ -163,7 +164,7 @@ class Executable:
             return None
         sizes = (ctypes.c_int64 * max(1, len(self._symbols)))(*self._symbols)
         arena, shapes = self._planned(self._symbols, sizes)
-        outputs = sum(np.dtype(output.dtype).itemsize * _product(shape)
+        outputs = sum(numpy_dtype(output.dtype).itemsize * _product(shape)
                       for output, shape in zip(self.artifact.outputs, shapes, strict=True))
         return MemoryUse(max(arena, int(self.control[CAPACITY])), outputs,
                          sum(array.nbytes for array in self.constants),
@@ -262,7 +263,7 @@ class Executable:
                 f"results of shapes {shapes}; {self._symbol_text(symbols)}"))
         total = results[0]
         for shape, output in zip(shapes, artifact.outputs, strict=True):
-            total += np.dtype(output.dtype).itemsize * _product(shape)
+            total += numpy_dtype(output.dtype).itemsize * _product(shape)
         check_size(total)
         return results[0], shapes
 
@@ -361,8 +362,9 @@ def _apart(array: np.ndarray, shared: list[np.ndarray]) -> np.ndarray:
 
 def constant_array(dtype: str, shape: tuple[int, ...], data: bytes) -> np.ndarray:
     """Return the array of a constant of an artifact."""
-    little = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
-    return little.astype(dtype)
+    own = numpy_dtype(dtype)
+    little = np.frombuffer(data, own.newbyteorder("<")).reshape(shape)
+    return little.astype(own)
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from .artifact import Argument
+from .dtypes import is_float, is_number, numpy_dtype
 from .errors import CallError, format_message
 
-_NUMBERS = "biuf"
-"""Kinds of NumPy dtypes that can become an argument: bool, integers, floats."""
+_ROUNDED = ("float32", "float16", "bfloat16")
+"""What a Python float is rounded to when it is the value of a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Policy:
     allow_downcast : bool or None
         True: any numbers, rounded or wrapped as NumPy's ``astype`` does.  False: only what keeps
         its value: NumPy's safe casts of arrays; of lists and numbers, those whose values are
-        representable.  None: as False, and a Python float for a scalar float32.
+        representable.  None: as False, and a Python float for a scalar float32,
+        float16 or bfloat16.
     """
 
     strict: bool = False
@@ -96,7 +98,7 @@ def convert(value: object, argument: Argument, policy: Policy = DEFAULT_POLICY) 
     ------
     CallError
     """
-    expected = np.dtype(argument.dtype)
+    expected = numpy_dtype(argument.dtype)
     if policy.strict and not (isinstance(value, np.ndarray) and value.dtype == expected):
         raise refusal(argument, _describe(value), "it accepts arrays of exactly this dtype only",
                       f"Pass numpy.asarray(value, dtype={argument.dtype!r}).")
@@ -120,8 +122,8 @@ def convert(value: object, argument: Argument, policy: Policy = DEFAULT_POLICY) 
 
 def _cast(value: object, array: np.ndarray, argument: Argument, policy: Policy) -> np.ndarray:
     """Cast an array of another dtype, when the policy allows it."""
-    expected = np.dtype(argument.dtype)
-    if array.dtype.kind not in _NUMBERS:
+    expected = numpy_dtype(argument.dtype)
+    if not is_number(array.dtype):
         raise refusal(argument, _describe(value if array.dtype == object else array),
                       "it is not made of real numbers",
                       "Pass numbers: an array, a list, or the value of a variable.")
@@ -131,11 +133,11 @@ def _cast(value: object, array: np.ndarray, argument: Argument, policy: Policy) 
         with np.errstate(all="ignore"):
             cast = array.astype(expected)
             exact = np.array_equal(cast.astype(array.dtype), array,
-                                   equal_nan=expected.kind == array.dtype.kind == "f")
+                                   equal_nan=is_float(expected) and is_float(array.dtype))
         if exact and np.all(np.signbit(cast) == np.signbit(array)):
             return cast
-        if policy.allow_downcast is None and isinstance(value, float) and expected == np.float32 \
-                and np.isfinite(cast):
+        if policy.allow_downcast is None and isinstance(value, float) \
+                and expected.name in _ROUNDED and np.isfinite(cast):
             return cast
     raise refusal(
         argument, _describe(array), "the conversion could lose information",

@@ -25,6 +25,7 @@ from . import cpu_blocks, cpu_poll
 from .call import Executable
 from .convert import Policy
 from .cpu_jit import Library, assemble, link, loading, python_functions
+from .dtypes import numpy_dtype
 
 MAX_WORDS = 8192
 """Stack words a fast call may use; functions with more arguments and sizes take the slow path."""
@@ -89,7 +90,7 @@ def make_entry(executable: Executable, slow: Callable[..., object] | None = None
     words[layout.SLOW], words[layout.NEXT] = id(slow), id(following)
     descriptor = np.array(words, np.int64).view(_Descriptor)
     descriptor.flags.writeable = False
-    dtypes = [np.dtype(row.dtype) for row in _typed(executable)]
+    dtypes = [numpy_dtype(row.dtype) for row in _typed(executable)]
     descriptor.kept = (executable, slow, following, names, defaults, dtypes, library)
     new_function = ctypes.pythonapi.PyCFunction_NewEx
     new_function.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
@@ -125,8 +126,8 @@ def _descriptor_words(executable: Executable, names: Sequence[str | None],
     constants = [array.ctypes.data for array in executable.constants]
     result_count = 1 + sum(output.rank for output in artifact.outputs)
     outputs = [word for output, cell in zip(artifact.outputs, executable.cells)
-               for word in (id(np.dtype(output.dtype)), output.rank,
-                            np.dtype(output.dtype).itemsize, _address(cell))]
+               for word in (id(numpy_dtype(output.dtype)), output.rank,
+                            numpy_dtype(output.dtype).itemsize, _address(cell))]
     if rows is None or artifact.prologue is not None \
             or any(o.shared is not None or o.rank > MAX_RANK for o in artifact.outputs) \
             or len(executable.storages) != executable.locks.count \
@@ -164,7 +165,7 @@ def _argument_rows(executable: Executable) -> list[int] | None:
     strict = (Policy(strict=True),) * len(artifact.shared)
     for argument, policy in zip((*artifact.inputs, *artifact.shared),
                                 (*executable.policies, *strict), strict=True):
-        dtype = np.dtype(argument.dtype)
+        dtype = numpy_dtype(argument.dtype)
         rows += [id(dtype), dtype.num, dtype.itemsize, len(argument.axes),
                  *_numbers_taken(dtype, policy)]
         for axis in argument.axes:
@@ -177,7 +178,7 @@ def _argument_rows(executable: Executable) -> list[int] | None:
 
 def _numbers_taken(dtype: np.dtype, policy: Policy) -> tuple[int, int]:
     """Return the NumPy type and the kind of Python numbers that a 0-d argument takes."""
-    if policy.strict:
+    if policy.strict or dtype.name not in DTYPES:
         return 0, layout.KIND_NONE
     kinds = {"float64": layout.KIND_FLOAT64, "int64": layout.KIND_INT64}
     if policy.allow_downcast is not False:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .cuda_driver import LEGACY_STREAM, driver
 from .cuda_memory import AnyMemory, Memory, Stream, has_read, will_read
+from .dtypes import numpy_dtype
 
 DLPACK_DEVICE = 2
 """kDLCUDA in DLPack's header."""
@@ -43,7 +44,8 @@ class DeviceArray:
 
     def __init__(self, memory: AnyMemory, shape: tuple[int, ...], dtype: np.dtype | str,
                  strides: tuple[int, ...] | None = None, writeable: bool = True):
-        self.memory, self.shape, self.dtype = memory, shape, np.dtype(dtype)
+        self.memory, self.shape, self.dtype = memory, shape, \
+            dtype if isinstance(dtype, np.dtype) else numpy_dtype(dtype)
         own = contiguous_strides(shape, self.dtype.itemsize)
         is_plain = strides is None or 0 in shape or all(
             size == 1 or given == wanted for size, given, wanted in zip(shape, strides, own))

@@ -19,10 +19,11 @@ from .convert import DEFAULT_POLICY, Policy, convert, refusal
 from .cuda_array import DLPACK_DEVICE, DeviceArray
 from .cuda_driver import driver
 from .cuda_memory import Entry, ForeignMemory, entry
+from .dtypes import numpy_dtype
 from .errors import CallError, format_message
 
 _MANAGED_DEVICE = 13  # kDLCUDAManaged
-_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
+_KINDS = {0: "i", 1: "u", 2: "f", 4: "V", 6: "b"}  # V: bfloat16, which NumPy lacks
 _CODES = {kind: code for code, kind in _KINDS.items()}
 _READ_ONLY = 1
 _NAMES = {False: (b"dltensor", b"used_dltensor"),
@@ -122,9 +123,11 @@ def _take(capsule: object, gate: Entry) -> DeviceArray:
     tensor, read_only = managed.tensor, versioned and bool(managed.flags & _READ_ONLY)
     owner = _Taken(address, managed.deleter)
     _rename(capsule, used)
-    if tensor.lanes != 1 or tensor.code not in _KINDS or tensor.bits not in (8, 16, 32, 64):
+    kind = _KINDS.get(tensor.code)
+    if tensor.lanes != 1 or kind is None \
+            or tensor.bits not in ((16,) if kind == "V" else (8, 16, 32, 64)):
         raise TypeError(f"it has elements of DLPack type {tensor.code} with {tensor.bits} bits")
-    dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
+    dtype = numpy_dtype("bfloat16" if kind == "V" else f"{kind}{tensor.bits // 8}")
     shape = tuple(tensor.shape[:tensor.ndim])
     strides = tuple(dtype.itemsize * step for step in tensor.strides[:tensor.ndim]) \
         if tensor.strides else None

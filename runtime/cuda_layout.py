@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .artifact import Artifact
+from .dtypes import numpy_dtype
 
 ALIGNMENT = 256
 """Bytes: what device memory is aligned to."""
@@ -154,7 +153,7 @@ class Plan:
 
 def byte_count(dtype: str, shape: Sequence[int]) -> int:
     """Return the bytes of an array."""
-    size = np.dtype(dtype).itemsize
+    size = numpy_dtype(dtype).itemsize
     for extent in shape:
         size *= extent
     return size

@@ -11,6 +11,16 @@ import numpy as np
 from .errors import DtypeError, format_message
 
 
+def is_number(dtype: np.dtype) -> bool:
+    """Return whether a dtype is one of bools, integers or floats, of whatever size."""
+    return dtype.kind in "biu" or is_float(dtype)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Return whether a dtype is one of floats, bfloat16 among them."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
 def numpy_dtype(name: str) -> np.dtype:
     """Return the NumPy dtype of a name.
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .dtypes import numpy_dtype
+
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 
@@ -91,12 +93,13 @@ def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     MemoryError
         With the bytes asked for, when they cannot be had.
     """
-    size = np.dtype(dtype).itemsize
+    own = numpy_dtype(dtype)
+    size = own.itemsize
     for extent in shape:
         size *= extent
     check_size(size)
     try:
-        return np.empty(shape, dtype)
+        return np.empty(shape, own)
     except (MemoryError, ValueError):  # ValueError: beyond what NumPy can address
         raise MemoryError(f"cannot allocate {size} bytes for an array of shape {shape} and "
                           f"dtype {dtype}") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifact import Artifact
+from .dtypes import numpy_dtype
 from .errors import CallError, ShapeError, format_message
 
 _FRESH = "Pass numpy.empty(shape, dtype), or leave it out: then a fresh array is returned."
@@ -97,7 +98,7 @@ def check_destinations(artifact: Artifact, shapes: Sequence[tuple[int, ...]],
     for number, (array, shape) in enumerate(zip(given, shapes, strict=True)):
         if array is None:
             continue
-        dtype = np.dtype(artifact.outputs[number].dtype)
+        dtype = numpy_dtype(artifact.outputs[number].dtype)
         title = f"out of {artifact.name}" + (f", output {number}" if len(given) > 1 else "")
         if not isinstance(array, accepted.kinds):
             raise CallError(format_message(

@@ -29,9 +29,10 @@ ON_TOP = ("frontend/layers/*", "frontend/init.py", "frontend/nonlinearities.py",
 RESERVED = {"ctypes": ("runtime/*",), "cffi": (), "numba": (),
             "llvmlite": ("compiler/target/llvm*.py", "runtime/cpu*.py"),
             "cuda": ("runtime/cuda*.py",),
+            "ml_dtypes": ("runtime/dtypes.py",),
             "mpmath": ("compiler/rewrite/oracle.py",)}
-# The core dependencies, and the extra for GPUs; mpmath comes with sympy.
-THIRD_PARTY = {"numpy", "llvmlite", "scipy_openblas32", "sympy", "mpmath", "cuda"}
+# The core dependencies, and the extras for GPUs and bfloat16; mpmath comes with sympy.
+THIRD_PARTY = {"numpy", "llvmlite", "scipy_openblas32", "sympy", "mpmath", "cuda", "ml_dtypes"}
 
 
 def module_name(path: Path) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tetractys.compiler.dims import Symbol, as_dim, symbols_of
-from tetractys.compiler.dtypes import DTYPES, FLOATS
+from tetractys.compiler.dtypes import COMPUTED, FLOATS
 from tetractys.compiler.loop.ir import (
     Accumulate, Buffer, Check, For, If, Index, Let, Load, Local, Nest, Store,
 )
@@ -121,7 +121,7 @@ def test_chunks_of_parallel_loops(extent):
 
 
 @both_kinds
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", COMPUTED)
 def test_every_dtype(dtype, options):
     x, out = array("x", dtype), array("out", dtype, "output")
     name = "xor" if dtype == "bool" else "add"
@@ -319,7 +319,7 @@ def reduction(combine, dtype, cost=1.0):
 @pytest.mark.parametrize("cost", [1.0, 200.0], ids=["cheap", "one body"])
 @pytest.mark.parametrize("combine", ["add", "mul", "minimum", "maximum", "and", "or"])
 def test_reductions(combine, cost):
-    for dtype in DTYPES:
+    for dtype in COMPUTED:
         if dtype == "bool" and combine in ("and", "or"):
             agree(reduction(combine, dtype, cost), SOME, (dtype,))
         elif dtype in FLOATS and combine not in ("and", "or"):

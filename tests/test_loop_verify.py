@@ -79,7 +79,11 @@ BAD = [
     ("lt of float32 gives bool", [Store(OUT, (0,), Scalar("lt", (ONE, ONE), "float32"))]),
     ("select's condition is not bool", [Store(OUT, (0,), Scalar(
         "select", (ONE, ONE, ONE), "float32"))]),
-    ("unknown dtype", [Let(TOTAL, Scalar("cast", (Const(1, "float16"),), "float32"))]),
+    ("unknown dtype", [Let(TOTAL, Scalar("cast", (Const(1, "complex64"),), "float32"))]),
+    ("add does not take float16", [Store(OUT, (0,), Scalar("cast", (Scalar(
+        "add", (const(1, "float16"),) * 2, "float16"),), "float32"))]),
+    ("float16 is converted from and to float32 only", [Let(TOTAL, Scalar(
+        "cast", (Scalar("cast", (const(1.0, "float64"),), "float16"),), "float32"))]),
 ]
 
 

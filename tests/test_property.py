@@ -40,10 +40,10 @@ BINARY = {
 
 
 @st.composite
-def graphs(draw):
+def graphs(draw, dtypes=("float64", "float32")):
     """Return inputs, outputs, and arrays for them."""
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    dtype = draw(st.sampled_from(["float64", "float32"]))
+    dtype = draw(st.sampled_from(dtypes))
     is_known = draw(st.booleans())
     shape = (rows, columns) if is_known else (None, None)
     inputs = [T.tensor(dtype, shape=shape, name=name) for name in "xy"]

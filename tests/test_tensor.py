@@ -42,8 +42,8 @@ def test_declared_types_make_inputs():
     assert kind("c").type.shape == kind.make_variable().type.shape == (None, 1)
     assert T.tensor("float32", (None, 784), "x").type.shape == (None, 784)
     assert T.tensor("int8", broadcastable=(True,)).broadcastable == (True,)
-    with pytest.raises(DtypeError, match="no dtype 'float16'"):
-        T.TensorType("float16", ())
+    with pytest.raises(DtypeError, match="no dtype 'complex64'"):
+        T.TensorType("complex64", ())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.dtype("f4"), "f4", ">f4", "floatX"], ids=str)
@@ -66,7 +66,7 @@ def test_types_make_inputs_like_a_variable():
 @pytest.mark.parametrize("make, error, message", [
     (lambda: T.tensor("float32", (-1,)), ShapeError, "0 or more"),
     (lambda: T.tensor("float32", (2.5,)), ShapeError, "0 or more"),
-    (lambda: T.matrix(dtype="float16"), DtypeError, "no dtype 'float16'"),
+    (lambda: T.matrix(dtype="complex64"), DtypeError, "no dtype 'complex64'"),
     (lambda: T.constant(1, dtype="text"), DtypeError, "no dtype 'text'"),
     (lambda: T.as_tensor_variable(T.matrix(), ndim=1), ShapeError, "cannot have 1"),
     (lambda: T.stack(T.vector("a")), ShapeError, "takes a list"),

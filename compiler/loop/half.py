@@ -51,9 +51,8 @@ def single_from_bfloat16(x: Value) -> Value:
 def bfloat16_from_single(x: Value) -> Value:
     """Return a float32 rounded to bfloat16: the upper half, after just under half is added."""
     bits = x.bits()
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    result = select((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, rounded)
-    return result.cast("uint16").view("bfloat16")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (select(x.differs(x), bits | 0x400000, rounded) >> 16).cast("uint16").view("bfloat16")
 
 
 _CONVERSIONS = {("float16", "float32"): single_from_float16,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...runtime.artifact import InternalError
 from ..dims import DimLike, Symbol, symbols_of
-from ..dtypes import DTYPES, SIZES
+from ..dtypes import DTYPES, HALVES, SIZES
 from .ir import (
     Accumulate, Await, Barrier, Buffer, Check, Commit, Const, Expr, Fetch, For, If, Index, Let,
     Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
@@ -287,6 +287,9 @@ def scalar_fault(node: Scalar) -> str | None:
         return f"{node.name} of different dtypes: {', '.join(dtypes)}"
     if kind_of(dtypes[0]) not in row.accepts:
         return f"{node.name} does not take {dtypes[0]}"
+    halves = [dtype for dtype in (dtypes[0], node.dtype) if dtype in HALVES]
+    if node.name == "cast" and halves and "float32" not in (dtypes[0], node.dtype):
+        return f"{halves[0]} is converted from and to float32 only"
     same = row.result == "same" or node.name in CHOICES
     expected = "bool" if row.result == "bool" else dtypes[0] if same else node.dtype
     if node.dtype != expected:

@@ -21,7 +21,9 @@ def gemm_name(dtype: str) -> str:
 
 
 def fits_blas(step: Contract) -> bool:
-    """Return whether BLAS can take a product's views, all of whose sizes are known."""
+    """Return whether BLAS can take a product's views: of one dtype, all sizes known."""
+    if not step.out.buffer.dtype == step.left.buffer.dtype == step.right.buffer.dtype:
+        return False
     numbers = [size for view in (step.out, step.left, step.right)
                for size in (*view.dims, *view.strides)]
     return all(isinstance(n, int) and n <= LARGEST for n in numbers) \

@@ -312,6 +312,10 @@ class _ContractWriter:
         self.writer, self.step, self.cut, self.epilogue = writer, step, cut, epilogue
         self.dtype = step.out.buffer.dtype
         self.kind = llvm_type(self.dtype)
+        # The operands' dtypes, where they are not the product's: halves.
+        self.left, self.right = (
+            "" if view.buffer.dtype == self.dtype else view.buffer.dtype
+            for view in (step.left, step.right))
         self.lanes = writer.module.machine.lanes(self.dtype)
         self.width = cut.vectors * self.lanes
         _, self.m, self.n, self.k = step.sizes
@@ -339,12 +343,12 @@ class _ContractWriter:
             f"align {self.lanes * SIZES[self.dtype]}")
         return panel
 
-    def address(self, base: str, offset: DimLike) -> str:
-        """Write an address."""
+    def address(self, base: str, offset: DimLike, dtype: str = "") -> str:
+        """Write an address, among elements of a dtype or of that of the product."""
         if offset == 0:
             return base
-        return self.writer.emit(
-            f"getelementptr {self.kind}, ptr {base}, i64 {self.writer.dim(offset)}")
+        kind = llvm_type(dtype) if dtype else self.kind
+        return self.writer.emit(f"getelementptr {kind}, ptr {base}, i64 {self.writer.dim(offset)}")
 
     def start(self, view: View, matrix: DimLike) -> DimLike:
         """Return the offset of the first of the matrices that share one right operand."""
@@ -393,17 +397,19 @@ class _ContractWriter:
 
     def tabulate(self, top: DimLike, bottom: DimLike) -> None:
         """Write the table of where rows ``top`` to ``bottom`` of A and C begin."""
-        writer, size = self.writer, SIZES[self.dtype]
+        writer = self.writer
         tabulate = tabulating(writer.module)
         lead = len(self.step.batch_dims)
         views = (self.step.left, self.step.out)
+        bytes_ = [SIZES[view.buffer.dtype] for view in views]
         strides = [view.strides[lead] for view in views]
 
         def entries(first: DimLike, count: DimLike, starts: list[DimLike], steps: list[DimLike]
                     ) -> None:
             place = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
                                 f"i64 {writer.dim(first * 2)}")
-            passed = [count, *(size * value for pair in zip(starts, steps) for value in pair)]
+            passed = [count, *(size * value for size, *pair in zip(bytes_, starts, steps)
+                               for value in pair)]
             writer.run(f"call void {tabulate}(ptr {place}, "
                        + ", ".join(f"i64 {writer.dim(value)}" for value in passed) + ")")
 
@@ -497,15 +503,16 @@ class _ContractWriter:
         masks = int(width % self.lanes != 0) if isinstance(width, int) else vectors
         depth = len(block.steps)
         a, b = (self.address(base, self.start(view, block.matrix) + sum(
-            (at * stride for at, stride in zip(block.start, strides)), 0) + beyond)
-            for base, view, strides, beyond in (
-                ("%left", step.left, self.a_steps, 0),
-                ("%right", step.right, self.b_steps, column * step.right.strides[-1])))
+            (at * stride for at, stride in zip(block.start, strides)), 0) + beyond, dtype)
+            for base, view, strides, beyond, dtype in (
+                ("%left", step.left, self.a_steps, 0, self.left),
+                ("%right", step.right, self.b_steps, column * step.right.strides[-1], self.right)))
         c = self.address("%out", self.start(step.out, block.matrix) + column)
 
         def strip(source: Source, first: int, count: DimLike) -> None:
             kernel = micro_kernel(writer.module, Tile(
-                self.dtype, self.lanes, cut.rows, vectors, source, masks, depth))
+                self.dtype, self.lanes, cut.rows, vectors, source, masks, depth, self.left,
+                self.right))
             table = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
                                 f"i64 {2 * first * cut.rows}")
             sizes = [width]
@@ -516,14 +523,16 @@ class _ContractWriter:
                       *(f"i64 {writer.dim(size)}" for size in sizes))
             writer.run(f"call void {kernel}({', '.join(passed)})")
 
-        source, first = self.start_panel(b, vectors, width, block.steps)
+        source, first = self.start_panel(b, vectors, width, block.steps, masks > 0)
         if first:
             strip("packing", 0, minimum(bottom - top, 1))
         strip(source, first, bottom - top - first)
 
-    def start_panel(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]
-                    ) -> tuple[Source, int]:
+    def start_panel(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...],
+                    is_masked: bool) -> tuple[Source, int]:
         """Write what precedes a panel's tiles.
+
+        Few processors have masked loads of halves: a panel that needs them is copied first.
 
         Returns
         -------
@@ -533,13 +542,13 @@ class _ContractWriter:
             1 when the first tile has to copy the panel, else 0.
         """
         rn = self.step.right.strides[-1]
-        if rn != 1:
+        if rn != 1 or is_masked and self.right:
             if 0 not in steps:
                 self.pack(b, vectors, width, steps)
             return "packed", 0
         extent = SIZES[self.dtype] * sum(
             (size - 1) * stride for size, stride in zip(self.inner_dims, self.b_steps))
-        is_near = isinstance(extent, int) and extent <= NEAR_BYTES
+        is_near = isinstance(extent, int) and extent <= NEAR_BYTES and not self.right
         tiles = ceildiv(self.stack.rows, self.cut.rows)
         if is_near or isinstance(tiles, int) and tiles <= 1:
             return "direct", 0
@@ -548,7 +557,7 @@ class _ContractWriter:
     def pack(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]) -> None:
         """Write the copy of a panel whose columns are not neighbours in memory."""
         writer, rn = self.writer, self.step.right.strides[-1]
-        function = packing(writer.module, self.dtype, self.lanes)
+        function = packing(writer.module, self.dtype, self.lanes, self.right)
         strides = self.b_steps[-len(steps):]
         runs = prod(steps[:-1])
         run = Symbol("run", extent=runs)
@@ -559,7 +568,7 @@ class _ContractWriter:
             row = as_dim(run) * steps[-1] * vectors * self.lanes if runs != 1 else 0
             for done in range(0, vectors * self.lanes, self.lanes):
                 writer.run(
-                    f"call void {function}(ptr {self.address(b, place + done * rn)}, "
+                    f"call void {function}(ptr {self.address(b, place + done * rn, self.right)}, "
                     f"i64 {writer.dim(strides[-1])}, i64 {writer.dim(rn)}, "
                     f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps[-1])}, "
                     f"ptr {self.address(self.panel, row + done)}, i64 {vectors * self.lanes})")

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..dtypes import SIZES
-from .llvm_scalar import llvm_type
+from .llvm_scalar import cast_half, llvm_type
+from .llvm_vector_memory import gathered, splat
 from .llvm_writer import FunctionWriter, Module
 
 Source = Literal["direct", "packing", "packed"]
@@ -53,6 +54,9 @@ class Tile:
         How many of the vectors, the last ones, may have lanes beyond the last column.
     depth : int
         Number of inner axes.
+    left, right : str
+        dtypes of A and B where they are not that of C: halves, converted as they are loaded (a
+        panel holds what was converted).
     """
 
     dtype: str
@@ -62,6 +66,8 @@ class Tile:
     source: Source = "direct"
     masks: int = 0
     depth: int = 1
+    left: str = ""
+    right: str = ""
 
     @property
     def columns(self) -> int:
@@ -73,7 +79,8 @@ class Tile:
         """The function's name in its module."""
         marks = (f"{self.masks}masked." if self.masks else "") \
             + (f"{self.depth}deep." if self.depth > 1 else "")
-        return f"tx.gemm.{self.dtype}.{self.rows}x{self.columns}.{marks}{self.source}"
+        operands = "".join(f"{kind}." for kind in (self.left, self.right) if kind)
+        return f"tx.gemm.{self.dtype}.{operands}{self.rows}x{self.columns}.{marks}{self.source}"
 
 
 def parameters(depth: int) -> tuple[str, ...]:
@@ -105,6 +112,7 @@ class _TileWriter:
         self.kind = llvm_type(tile.dtype)
         self.vector = f"<{tile.lanes} x {self.kind}>"
         self.suffix = f"v{tile.lanes}f{8 * SIZES[tile.dtype]}"
+        self.left, self.right = tile.left or tile.dtype, tile.right or tile.dtype
         self.writer = FunctionWriter(
             module, f"define internal void @{tile.name}({', '.join(parameters(tile.depth))}) "
                     "noinline nounwind")
@@ -140,9 +148,10 @@ class _TileWriter:
         def step(now: list[str]) -> list[str]:
             is_last = axis + 1 == self.tile.depth
             later = self._step(now, a_rows) if is_last else self._walk(axis + 1, now, a_rows)
-            b = now[1] if self.tile.source == "packed" else self._at(now[1], f"%b.step{axis}")
+            b = now[1] if self.tile.source == "packed" else self._at(
+                now[1], f"%b.step{axis}", self.right)
             # The panel's rows follow each other, whatever axes they belong to.
-            return [self._at(now[0], f"%a.step{axis}"), b, *later[2:]]
+            return [self._at(now[0], f"%a.step{axis}", self.left), b, *later[2:]]
 
         return self.writer.carry(f"%k{axis}", self.states, start, step)
 
@@ -172,10 +181,11 @@ class _TileWriter:
         return self.writer.emit(
             f"icmp slt <{lanes} x i{bits}> {self.masks[v]}, zeroinitializer")
 
-    def _at(self, base: str, offset: str | int) -> str:
+    def _at(self, base: str, offset: str | int, dtype: str = "") -> str:
         if offset in (0, "0"):
             return base
-        return self.writer.emit(f"getelementptr inbounds {self.kind}, ptr {base}, i64 {offset}")
+        kind = llvm_type(dtype) if dtype else self.kind
+        return self.writer.emit(f"getelementptr inbounds {kind}, ptr {base}, i64 {offset}")
 
     def _load(self, address: str, v: int, aligned: bool = False, masked: bool = True) -> str:
         size = SIZES[self.tile.dtype]
@@ -194,11 +204,15 @@ class _TileWriter:
         which the caller moves."""
         writer, tile = self.writer, self.tile
         a, b, panel, totals = now[0], now[1], now[2], now[3:]
-        source = panel if tile.source == "packed" else b
         loaded = []
         for v in range(tile.vectors):
-            row = self._load(self._at(source, v * tile.lanes), v,
-                             aligned=tile.source == "packed", masked=tile.source != "packed")
+            if tile.source == "packed":
+                row = self._load(self._at(panel, v * tile.lanes), v, aligned=True, masked=False)
+            elif tile.right:
+                row = load_converted(writer, self._at(b, v * tile.lanes, self.right), self.right,
+                                     tile.dtype, tile.lanes)
+            else:
+                row = self._load(self._at(b, v * tile.lanes), v)
             if tile.source == "packing":
                 writer.run(f"store {self.vector} {row}, ptr {self._at(panel, v * tile.lanes)}, "
                            f"align {SIZES[tile.dtype] * tile.lanes}")
@@ -208,10 +222,11 @@ class _TileWriter:
         following = []
         for row, offset in enumerate(a_rows):
             place = writer.emit(f"getelementptr i8, ptr {a}, i64 {offset}")
-            element = writer.emit(f"load {self.kind}, ptr {place}, align {SIZES[tile.dtype]}")
-            lane = writer.emit(f"insertelement {self.vector} poison, {self.kind} {element}, i64 0")
-            every = writer.emit(f"shufflevector {self.vector} {lane}, {self.vector} poison, "
-                                f"<{tile.lanes} x i32> zeroinitializer")
+            kind = llvm_type(self.left)
+            element = writer.emit(f"load {kind}, ptr {place}, align {SIZES[self.left]}")
+            every = splat(writer, kind, element, tile.lanes)
+            if tile.left:
+                every = cast_half(writer, tile.left, tile.dtype, every, tile.lanes)
             for v in range(tile.vectors):
                 old = totals[row * tile.vectors + v]
                 following.append(writer.emit(
@@ -275,18 +290,30 @@ def tabulating(module: Module) -> str:
     return f"@{name}"
 
 
+# -- halves ----------------------------------------------------------------------------------------
+
+def load_converted(writer: FunctionWriter, address: str, source: str, target: str, lanes: int
+                   ) -> str:
+    """Write the load of a vector of halves, as another dtype."""
+    size = SIZES[source]
+    halves = writer.emit(f"load {llvm_type(source, lanes)}, ptr {address}, align {size}")
+    return cast_half(writer, source, target, halves, lanes)
+
+
 # -- copying panels --------------------------------------------------------------------------------
 
-def packing(module: Module, dtype: str, lanes: int) -> str:
+def packing(module: Module, dtype: str, lanes: int, source: str = "") -> str:
     """Include a function that copies ``lanes`` columns to a panel; return its name as an operand.
 
     ``void name(ptr from, i64 step, i64 column, i64 columns, i64 k, ptr panel, i64 width)``: element
     ``(i, j)`` of the panel, whose rows are ``width`` long, becomes the element at ``i * step + j *
     column``; behind the last of ``columns`` it is repeated.  A column whose elements are neighbours
-    (``step`` 1) is read by whole vectors, which are transposed in registers.
+    (``step`` 1) is read by whole vectors, which are transposed in registers.  ``source`` is the
+    columns' dtype where it is not the panel's: a half.
     """
     kind, size = llvm_type(dtype), SIZES[dtype]
-    name = f"tx.pack.{dtype}"
+    own, own_size = llvm_type(source or dtype), SIZES[source or dtype]
+    name = f"tx.pack.{dtype}" + (f".{source}" if source else "")
     if name in module.declarations:
         return f"@{name}"
     module.declarations[name] = ""
@@ -296,29 +323,34 @@ def packing(module: Module, dtype: str, lanes: int) -> str:
                 "i64 %k, ptr %panel, i64 %width) noinline nounwind")
     emit = writer.emit
 
-    def at(base: str, offset: str) -> str:
+    def at(base: str, offset: str, kind: str = kind) -> str:
         return emit(f"getelementptr inbounds {kind}, ptr {base}, i64 {offset}")
 
     last = emit("sub nsw i64 %columns, 1")
     numbers = [emit(f"call i64 {smin}(i64 {last}, i64 {j})") for j in range(lanes)]
-    heads = [at("%from", emit(f"mul nsw i64 %column, {number}")) for number in numbers]
+    heads = [at("%from", emit(f"mul nsw i64 %column, {number}"), own) for number in numbers]
     adjacent = emit("icmp eq i64 %step, 1")
     blocks = emit(f"select i1 {adjacent}, i64 {emit(f'udiv i64 %k, {lanes}')}, i64 0")
 
     def block(now: list[str]) -> list[str]:
         place = now[1]
-        for row in _transposed(writer, f"<{lanes} x {kind}>", [
-                emit(f"load <{lanes} x {kind}>, ptr {at(head, now[0])}, align {size}")
-                for head in heads]):
+        columns = [emit(f"load <{lanes} x {own}>, ptr {at(head, now[0], own)}, align {own_size}")
+                   for head in heads]
+        if source:
+            columns = [cast_half(writer, source, dtype, column, lanes) for column in columns]
+        for row in _transposed(writer, f"<{lanes} x {kind}>", columns):
             writer.run(f"store <{lanes} x {kind}> {row}, ptr {place}, align {size * lanes}")
             place = at(place, "%width")
         return [emit(f"add nuw nsw i64 {now[0]}, {lanes}"), place]
 
     def single(now: list[str]) -> list[str]:
         offset = emit(f"mul nsw i64 {now[0]}, %step")
-        for j, head in enumerate(heads):
-            value = emit(f"load {kind}, ptr {at(head, offset)}, align {size}")
-            writer.run(f"store {kind} {value}, ptr {at(now[1], str(j))}, align {size}")
+        values = [emit(f"load {own}, ptr {at(head, offset, own)}, align {own_size}")
+                  for head in heads]
+        row = gathered(writer, own, values, lanes, "poison")
+        if source:
+            row = cast_half(writer, source, dtype, row, lanes)
+        writer.run(f"store <{lanes} x {kind}> {row}, ptr {now[1]}, align {size * lanes}")
         return [emit(f"add nuw nsw i64 {now[0]}, 1"), at(now[1], "%width")]
 
     state = writer.carry(blocks, ["i64", "ptr"], ["0", "%panel"], block)
