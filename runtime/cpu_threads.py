@@ -210,6 +210,8 @@ open:
   %asleep = and i1 %few, %some.asleep
   br i1 %asleep, label %wake, label %work
 wake:
+  ; They may take long to come: until then, regions go on alone.
+  store atomic i64 0, ptr @alone monotonic, align 8
   call void @wake_all()
   br label %work
 work:

@@ -146,6 +146,35 @@ def test_several_threads_take_part(threads):
     assert len(names) == 3 and sum(name.startswith("tetractys-") for name in names) == 2
 
 
+@pytest.mark.parametrize("seconds, chunks, is_alone", [
+    (0.0, 4, True), (0.01, 8, False), (0.0, cpu_threads.WAKE_CHUNKS, None)],
+    ids=["short", "long", "many chunks"])
+def test_only_work_for_several_wakes_sleeping_workers(threads, seconds, chunks, is_alone):
+    threads(3)
+    names, seen = set(), []
+
+    def body(frame, begin, end):
+        names.add(threading.current_thread().name)
+        seen.extend(range(begin, end))
+        if seconds:
+            time.sleep(seconds)
+    parallel_for = ctypes.CFUNCTYPE(None, BODY, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        cpu_threads.library()["tx_parallel_for"])
+    callback = BODY(body)
+    parallel_for(callback, None, 60, 1)
+    counts = []
+    for _ in range(5):
+        time.sleep(0.05)  # the workers are asleep
+        names.clear()
+        seen.clear()
+        parallel_for(callback, None, 3 * chunks, 3)
+        assert sorted(seen) == list(range(3 * chunks))
+        counts.append(len(names))
+    # Another process may take the caller's CPU away in a short region, or the workers'.
+    if is_alone is not None:
+        assert min(counts) == 1 if is_alone else max(counts) > 1
+
+
 def test_many_short_regions(loop, threads):
     for number in (2, 5, 1, 3):
         threads(number)
