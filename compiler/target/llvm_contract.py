@@ -401,17 +401,20 @@ class _ContractWriter:
 
     def tabulate(self, top: DimLike, bottom: DimLike) -> None:
         """Write the table of where rows ``top`` to ``bottom`` of A and C begin."""
-        writer, size = self.writer, SIZES[self.dtype]
+        writer = self.writer
         tabulate = tabulating(writer.module)
         lead = len(self.step.batch_dims)
         views = (self.step.left, self.step.out)
+        sizes = [SIZES[view.buffer.dtype] for view in views]
         strides = [view.strides[lead] for view in views]
 
         def entries(first: DimLike, count: DimLike, starts: list[DimLike], steps: list[DimLike]
                     ) -> None:
             place = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
                                 f"i64 {writer.dim(first * 2)}")
-            passed = [count, *(size * value for pair in zip(starts, steps) for value in pair)]
+            passed = [count]
+            for size, start, step in zip(sizes, starts, steps):
+                passed += [size * start, size * step]
             writer.run(f"call void {tabulate}(ptr {place}, "
                        + ", ".join(f"i64 {writer.dim(value)}" for value in passed) + ")")
 
