@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..runtime.artifact import format_message
 from .dtypes import dtype_name
 from .dims import Dim, DimLike, Symbol, as_dim, maximum, minimum, proves_equal
 from .operators import Operators
@@ -275,6 +276,13 @@ def creation_site() -> tuple[str, int] | None:
 def format_site(site: tuple[str, int] | None) -> str:
     """Return ``file:line``, or an empty string when the site is unknown."""
     return f"{site[0]}:{site[1]}" if site else ""
+
+
+def unequal_sizes(title: str, values: str, site: tuple[str, int] | None, broadcasts: bool) -> str:
+    """Return the message for two sizes that an op needs to be equal and that differ."""
+    return format_message(
+        f"{title}: sizes that must be equal differ.", values, format_site(site),
+        "make the sizes equal" + ", or declare length 1 where an axis broadcasts" * broadcasts)
 
 
 def describe(variable: Variable) -> str:

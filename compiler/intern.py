@@ -196,11 +196,10 @@ class Interner:
         if proves_equal(left, right) or (left, right) in self._guarded:
             return
         if proves_different(left, right):
-            raise getattr(artifact, guard.kind)(format_message(
-                guard.reason or f"{node.op.name}: sizes that must be equal differ.",
-                values="; ".join((_whose(guard.left_of, left), _whose(guard.right_of, right))),
-                where=format_site(node.site),
-                remedy="make the sizes equal, or declare length 1 where an axis broadcasts"))
+            values = "; ".join((_whose(guard.left_of, left), _whose(guard.right_of, right)))
+            raise getattr(artifact, guard.kind)(
+                format_message(guard.reason, values, format_site(node.site)) if guard.reason
+                else node.op.unequal_sizes(values, node.site))
         self._guarded.add((left, right))
         self.guards.append((replace(guard, left=left, right=right), node))
 

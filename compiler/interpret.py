@@ -203,11 +203,9 @@ def _check_guard(node: Apply, guard: SizeGuard, arrays: list[np.ndarray], sizes:
         if part not in parts:
             parts.append(part)
     error = getattr(errors, guard.kind)
-    raise error(format_message(
-        guard.reason or f"{node.op.name}: sizes that must be equal differ.",
-        values="; ".join(parts), where=format_site(node.site),
-        remedy="give arrays whose sizes fit"
-        + ("" if guard.reason else ", or declare an axis of length 1 so that it broadcasts")))
+    values = "; ".join(parts)
+    raise error(format_message(guard.reason, values, format_site(node.site)) if guard.reason
+                else node.op.unequal_sizes(values, node.site))
 
 
 def _guarded_size(dim: DimLike, axis_of: tuple[Variable, int], shapes: Mapping[int, tuple],

@@ -201,10 +201,7 @@ def guard_message(guard: SizeGuard, node: Apply) -> str:
         site = f" (from {format_site(variable.site)})" if variable.site else ""
         on_axis = f" on axis {axis}" if axis >= 0 else ""
         parts.append(f"{describe(variable)} has {{{place}}}{on_axis}{site}")
-    return format_message(
-        f"{node.op.name}: sizes that must be equal differ.",
-        values="; ".join(parts), where=format_site(node.site),
-        remedy="make the sizes equal, or declare length 1 where an axis broadcasts")
+    return node.op.unequal_sizes("; ".join(parts), node.site)
 
 
 def check_guards(results: Iterable[Variable], sizes: Mapping[Symbol, int]) -> None:

@@ -103,7 +103,7 @@ def _cotangent_of_right(g: Variable, x: Variable, y: Variable, batch: int, inner
 _CONTRACT = row(
     contract, kind="linear", infer=_infer_contract, reference=_reference_contract,
     derivative=Transpose({0: _cotangent_of_left, 1: _cotangent_of_right}),
-    lower=ContractLowering(), namespace="", section="Linear algebra", samples=(
+    lower=ContractLowering(), namespace="", spoken="dot", section="Linear algebra", samples=(
         Sample(((2, 3), (3, 4)), (("float64",) * 2, ("float32",) * 2, ("int32",) * 2),
                reference=np.matmul),
         *(Sample(shapes, (("float64",) * 2,), reference=np.matmul) for shapes in (
@@ -139,7 +139,8 @@ def _require_equal(op_name: str, left: Variable, axis: int, right: Variable, oth
     """Raise, naming the user's own operands, when two axes to be summed over must differ."""
     own, wanted = left.type.dims[axis], right.type.dims[other]
     if proves_different(own, wanted):
-        raise shape_mismatch(op_name, (own, left, axis), (wanted, right, other))
+        raise shape_mismatch(op_name, (own, left, axis % left.ndim),
+                             (wanted, right, other % right.ndim))
 
 
 @builder("T")

@@ -22,7 +22,7 @@ from ..config import config
 from ..dims import DimLike, proves_different, proves_equal
 from ..graph import (
     Apply, Constant, SizeGuard, TensorType, Variable, built_at, creation_site, describe,
-    format_site)
+    format_site, unequal_sizes)
 from ..operators import FUNCTIONS
 
 Kind: TypeAlias = Literal["elementwise", "linear", "composite", "structured"]
@@ -238,6 +238,8 @@ class Op:
     ulp : mapping of str to float, or None
         Largest error of float results in units in the last place, by dtype; None: as the
         reference, up to the rounding of reordered sums.
+    spoken : str
+        What messages call it, where users know it by another name.
     """
 
     name: str
@@ -254,6 +256,11 @@ class Op:
     namespace: str = "T"
     aliases: tuple[str, ...] = ()
     ulp: Mapping[str, float] | None = None
+    spoken: str = ""
+
+    def unequal_sizes(self, values: str, site: tuple[str, int] | None) -> str:
+        """Return the message for two sizes that must be equal and that differ."""
+        return unequal_sizes(self.spoken or self.name, values, site, self.kind == "elementwise")
 
     def make_node(self, inputs: Sequence[Variable], params: Mapping[str, Any],
                   site: tuple[str, int] | None = None) -> Apply:
@@ -465,7 +472,7 @@ def broadcast_dims(op_name: str, inputs: Sequence[Variable]
                 chosen = size, variable, own_axis
             elif not proves_equal(size, chosen[0]):
                 if proves_different(size, chosen[0]):
-                    raise shape_mismatch(op_name, chosen, (size, variable, own_axis))
+                    raise shape_mismatch(op_name, chosen, (size, variable, own_axis), True)
                 guards.append(SizeGuard(chosen[0], size, chosen[1:], (variable, own_axis)))
                 if isinstance(size, int) and not isinstance(chosen[0], int):
                     chosen = size, variable, own_axis
@@ -474,15 +481,13 @@ def broadcast_dims(op_name: str, inputs: Sequence[Variable]
 
 
 def shape_mismatch(op_name: str, left: tuple[DimLike, Variable, int],
-                   right: tuple[DimLike, Variable, int]) -> ShapeError:
+                   right: tuple[DimLike, Variable, int], broadcasts: bool = False) -> ShapeError:
     """Return the error for two axes whose known sizes differ."""
-    first, second = (f"{describe(v)} {v.type} has {size} on axis {axis}"
+    first, second = ((f"{v.name} {v.type}" if v.name else describe(v))
+                     + f" has {size} on axis {axis}"
                      + (f" (from {format_site(v.site)})" if v.site else "")
                      for size, v, axis in (left, right))
-    return ShapeError(format_message(
-        f"{op_name}: sizes that must be equal differ.", values=f"{first}; {second}",
-        where=format_site(creation_site()),
-        remedy="make the sizes equal, or give one operand length 1 on that axis"))
+    return ShapeError(unequal_sizes(op_name, f"{first}; {second}", creation_site(), broadcasts))
 
 
 def normalize_axes(axis: int | Sequence[int] | None, ndim: int, op_name: str) -> tuple[int, ...]:
