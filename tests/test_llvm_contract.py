@@ -16,7 +16,7 @@ from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.pipeline import Options
 from tetractys.compiler.program import Contract, Copy, Group, Program, View, row_major_strides, whole
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
-from tetractys.compiler.target.llvm_contract import blocking, tile_shape
+from tetractys.compiler.target.llvm_contract import blocking, stack_of, tile_shape
 from tetractys.compiler.target.llvm_machine import Machine
 
 from test_llvm_target import both
@@ -226,6 +226,24 @@ def test_sums_over_several_axes_in_any_memory_order(batch, m, inner, n, order):
             batch, m, inner, n, dtype, order, [("left", "right", "")[order % 3], ""], symbolic,
             add=order == 3)
         both(program, *arrays, tolerance=2e-4 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
+@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("batch, m, inner, n", [((2,), 7, (3, 5), 9), ((), 13, (2, 3, 4), 21)])
+def test_no_operand_of_several_axes_is_read_beyond_its_end(batch, m, inner, n, order):
+    program, arrays = many_axes_program(
+        batch, m, inner, n, "float32", order, [["left", "right", ""][order]], False, False)
+    both(program, *map(at_page_end, arrays), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("above, m, k, n", [((5,), 7, 40, 20), ((3, 5), 4, 300, 70)])
+def test_tiles_hold_rows_of_several_matrices_that_share_an_operand(above, m, k, n):
+    program, arrays = many_axes_program(above, m, (k,), n, "float32", 1, ["right"], False, False)
+    step = program.steps[-1]
+    assert stack_of(step, uses_blas=False).rows == np.prod(above) * m
+    assert blocking(step, MACHINES["AVX2"]).rows > 1
+    both(program, *arrays, tolerance=1e-4)
 
 
 def windows_program(images, height, width, channels, kernel, filters, step=1, backwards=False):

@@ -401,15 +401,16 @@ class _ContractWriter:
         tabulate = tabulating(writer.module)
         lead = len(self.step.batch_dims)
         views = (self.step.left, self.step.out)
-        bytes_ = [SIZES[view.buffer.dtype] for view in views]
+        sizes = [SIZES[view.buffer.dtype] for view in views]
         strides = [view.strides[lead] for view in views]
 
         def entries(first: DimLike, count: DimLike, starts: list[DimLike], steps: list[DimLike]
                     ) -> None:
             place = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
                                 f"i64 {writer.dim(first * 2)}")
-            passed = [count, *(size * value for size, *pair in zip(bytes_, starts, steps)
-                               for value in pair)]
+            passed = [count]
+            for size, start, step in zip(sizes, starts, steps):
+                passed += [size * start, size * step]
             writer.run(f"call void {tabulate}(ptr {place}, "
                        + ", ".join(f"i64 {writer.dim(value)}" for value in passed) + ")")
 

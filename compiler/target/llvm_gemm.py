@@ -204,36 +204,42 @@ class _TileWriter:
         which the caller moves."""
         writer, tile = self.writer, self.tile
         a, b, panel, totals = now[0], now[1], now[2], now[3:]
-        loaded = []
-        for v in range(tile.vectors):
-            if tile.source == "packed":
-                row = self._load(self._at(panel, v * tile.lanes), v, aligned=True, masked=False)
-            elif tile.right:
-                row = load_converted(writer, self._at(b, v * tile.lanes, self.right), self.right,
-                                     tile.dtype, tile.lanes)
-            else:
-                row = self._load(self._at(b, v * tile.lanes), v)
-            if tile.source == "packing":
-                writer.run(f"store {self.vector} {row}, ptr {self._at(panel, v * tile.lanes)}, "
-                           f"align {SIZES[tile.dtype] * tile.lanes}")
-            loaded.append(row)
+        vectors = [self._b_vector(b, panel, v) for v in range(tile.vectors)]
         fma = writer.module.declare(f"llvm.fmuladd.{self.suffix}", self.vector,
                                     *[self.vector] * 3)
         following = []
         for row, offset in enumerate(a_rows):
-            place = writer.emit(f"getelementptr i8, ptr {a}, i64 {offset}")
-            kind = llvm_type(self.left)
-            element = writer.emit(f"load {kind}, ptr {place}, align {SIZES[self.left]}")
-            every = splat(writer, kind, element, tile.lanes)
-            if tile.left:
-                every = cast_half(writer, tile.left, tile.dtype, every, tile.lanes)
-            for v in range(tile.vectors):
-                old = totals[row * tile.vectors + v]
+            element = self._a_element(a, offset)
+            for v, vector in enumerate(vectors):
                 following.append(writer.emit(
-                    f"call {self.vector} {fma}({self.vector} {every}, {self.vector} {loaded[v]}, "
-                    f"{self.vector} {old})"))
+                    f"call {self.vector} {fma}({self.vector} {element}, {self.vector} {vector}, "
+                    f"{self.vector} {totals[row * tile.vectors + v]})"))
         following_panel = panel if tile.source == "direct" else self._at(panel, tile.columns)
         return [a, b, following_panel, *following]
+
+    def _b_vector(self, b: str, panel: str, v: int) -> str:
+        """Write the load of vector ``v`` of a row of B, and its copy to the panel."""
+        column, size = v * self.tile.lanes, SIZES[self.tile.dtype]
+        if self.tile.source == "packed":
+            return self._load(self._at(panel, column), v, aligned=True, masked=False)
+        if self.tile.right:
+            vector = load_converted(self.writer, self._at(b, column, self.right), self.right,
+                                    self.tile.dtype, self.tile.lanes)
+        else:
+            vector = self._load(self._at(b, column), v)
+        if self.tile.source == "packing":
+            self.writer.run(f"store {self.vector} {vector}, ptr {self._at(panel, column)}, "
+                            f"align {size * self.tile.lanes}")
+        return vector
+
+    def _a_element(self, a: str, offset: str) -> str:
+        """Write the load of an element of A into every lane of a vector."""
+        emit, tile, kind = self.writer.emit, self.tile, llvm_type(self.left)
+        place = emit(f"getelementptr i8, ptr {a}, i64 {offset}")
+        element = emit(f"load {kind}, ptr {place}, align {SIZES[self.left]}")
+        every = splat(self.writer, kind, element, tile.lanes)
+        return cast_half(self.writer, tile.left, tile.dtype, every, tile.lanes) if tile.left \
+            else every
 
     def _places(self, offsets: list[str]) -> list[str]:
         """Write the addresses of the tile's vectors in C."""
