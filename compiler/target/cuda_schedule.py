@@ -11,6 +11,7 @@ which blocks run.  Which schedule a nest gets is read off its loops:
     rows          independent loops around passes       a warp or a block a row, totals by shuffles;
                                                         few long rows in pieces first
     columns       accumulation into a row of elements   threads along columns, rows in chunks
+    ranks         accumulation of rows where data says  indices are sorted, each row adds up its own
     owner         accumulation where data says          a thread an element, in the loop's order
     serial        anything else                         independent loops over threads, the rest
                                                         in one thread
@@ -256,7 +257,7 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     Buffers of role ``temporary`` that the nest does not mention hold what one leaves to the next.
     A nest without iterations needs none.
     """
-    from . import cuda_columns, cuda_scatter, cuda_tiles
+    from . import cuda_columns, cuda_scatter, cuda_sort, cuda_tiles
     nest = resolve(nest)
     loops, body = chain_of(nest.body)
     if any(loop.extent == 0 for loop in loops):
@@ -268,6 +269,9 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
         return (_serial(nest, loops, body, free),)
     free = independent_loops(loops, body)
     rest = tuple(loop for loop in loops if loop not in free)
+    ranked = cuda_sort.by_rank(nest, loops, free, body) if rest else None
+    if ranked is not None:
+        return ranked
     if not free or (rest and _is_small(free)):
         owned = cuda_scatter.owner(nest, loops, body)
         if owned is not None:
