@@ -90,18 +90,19 @@ def kernels(share: int) -> None:
               f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def emulated(share: int) -> None:
+def emulated(share: int, first: int) -> None:
     """Print how many comparisons with NumPy the emulator passes."""
     from cuda_fake import fake_gpu
     from test_cuda_table import check
     from test_ops_table import CASES, _variants
     compared = launched = 0
-    for case in CASES[::share]:
+    chosen = CASES[first::share]
+    for case in chosen:
         with fake_gpu() as gpu:
             check(case)
             compared += 2 * len(list(_variants(case)))
             launched += len(gpu.launched)
-    print(f"comparisons with NumPy in the emulator: {compared}, all equal; {len(CASES[::share])} "
+    print(f"comparisons with NumPy in the emulator: {compared}, all equal; {len(chosen)} "
           f"cases, {launched} launches")
 
 
@@ -121,6 +122,7 @@ def main() -> None:
     for name in ("files", "kernels", "emulated", "faults"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--share", type=int, default=1, help="take every N-th case")
+    parser.add_argument("--first", type=int, default=0, help="from this one on, if emulated")
     options = parser.parse_args()
     every = not (options.files or options.kernels or options.emulated or options.faults)
     if every or options.files:
@@ -130,7 +132,7 @@ def main() -> None:
     if every or options.kernels:
         kernels(options.share)
     if every or options.emulated:
-        emulated(options.share)
+        emulated(options.share, options.first)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from ..loop.ir import Buffer, Expr, For, If, Index, Let, Load, Nest, Stmt, Store
 from ..loop.rewrite import Rewriter
 from ..loop.scalar import apply, index
 from ..loop.verify import WARP
-from ..loop.walk import buffers_written, loads, operands, statements, target_access
+from ..loop.walk import (
+    accumulated_locals, buffers_written, loads, operands, statements, target_access)
 from .cuda_resolve import resolve
 
 BLOCK = 256
@@ -258,7 +259,7 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     A nest without iterations needs none.
     """
     from . import cuda_columns, cuda_scatter, cuda_sort, cuda_tiles
-    nest = resolve(nest)
+    nest = _sunk(resolve(nest))
     loops, body = chain_of(nest.body)
     if any(loop.extent == 0 for loop in loops):
         return ()
@@ -283,6 +284,23 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
         if tiled is not None:
             return (tiled,)
     return (elementwise(nest, tuple(free), rest, body),)
+
+
+def _sunk(nest: Nest) -> Nest:
+    """Return a nest whose names for all iterations are each iteration's own: loops come first."""
+    *names, last = nest.body
+    if not names or not isinstance(last, For) or last.mark == "vector" \
+            or not all(isinstance(stmt, Let) for stmt in names) \
+            or accumulated_locals(nest) & {stmt.target for stmt in names}:
+        return nest
+    written = {buffer.root() for buffer in buffers_written(nest)}
+    if any(buffer.root() in written for buffer, _ in accesses(tuple(names))[0]):
+        return nest
+    loops, inner = chain_of((last,))
+    body: tuple[Stmt, ...] = (*names, *inner)
+    for loop in reversed(loops):
+        body = (replace(loop, body=body),)
+    return replace(nest, body=body)
 
 
 def _rows(nest: Nest, loops: tuple[For, ...], body: tuple[Stmt, ...]) -> tuple[Nest, ...]:
