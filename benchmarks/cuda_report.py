@@ -8,7 +8,9 @@ them; the bytes of memory it touches and the operations it does, counted from th
 and the time a GPU needs at least for those.  A prediction, not a measurement:
 
 * memory at 85 % of a GPU's bandwidth, each element of a buffer counted once a launch;
-* arithmetic at 60 % of its rate, a division or square root as eight operations;
+* arithmetic at 60 % of the rate at which a GPU starts instructions, which is half of its
+  floating-point operations a second: an operation is one, a multiplication that is added to
+  something is none besides, an exact division or square root is twelve with its checks;
 * 2 us for every launch within a graph, of which the work hides none.
 """
 
@@ -29,7 +31,7 @@ from tetractys.compiler.access import flat_offset
 from tetractys.compiler.dims import DimLike, evaluate, symbols_of
 from tetractys.compiler.dtypes import SIZES
 from tetractys.compiler.loop.ir import (
-    Accumulate, Buffer, Fetch, For, Load, Multiply, Nest, Scalar, Stmt)
+    Accumulate, Buffer, Expr, Fetch, For, Load, Multiply, Nest, Scalar, Stmt)
 from tetractys.compiler.loop.math import FUNCTIONS, definition
 from tetractys.compiler.loop.matrix import KINDS
 from tetractys.compiler.loop.verify import WARP
@@ -41,8 +43,8 @@ from tetractys.runtime import cuda_nvrtc
 DEFAULT = ("black_scholes_f32,black_scholes_large,log_softmax,log_softmax_large,layer_norm,"
            "layer_norm_large,logistic_regression,logistic_large,mlp_step,mlp_large")
 
-DEAR = {"div": 8, "sqrt": 8, "floordiv": 20, "mod": 20}
-"""Operations that one of these stands for."""
+COST = {"div": 12, "sqrt": 12, "floordiv": 20, "mod": 20, "bitcast": 0}
+"""Instructions of what is not one: counted in machine code for sm_90."""
 
 LAUNCH = 2e-6
 """Seconds between the starts of two dependent kernels of a graph."""
@@ -65,7 +67,8 @@ class Chip:
 
     def seconds(self, use: Use) -> float:
         """Return the time a launch needs at least."""
-        work = sum(count / (0.6 * self.flops[dtype]) for dtype, count in use.operations.items())
+        work = sum(2 * count / (0.6 * self.flops[dtype])
+                   for dtype, count in use.operations.items())
         return max(use.bytes / (0.85 * self.bandwidth), work, LAUNCH)
 
 
@@ -87,7 +90,7 @@ class Use:
         Bytes of all loads and stores, those that caches serve included; an element that the
         statements of one body use several times is loaded once.
     operations : dict of str to float
-        Scalar operations by dtype; integer ones count as float32.
+        Instructions by dtype; integer ones count as float32.
     """
 
     bytes: int
@@ -158,16 +161,25 @@ def _operations(stmt: Stmt) -> dict[str, float]:
             nodes += postorder(definition(node.name, node.dtype, len(node.args))[1])
             continue
         dtype = "float64" if node.dtype == "float64" else "float32"
-        cost = 2 if node.name == "fma" else DEAR.get(node.name, 1)
-        found[dtype] = found.get(dtype, 0.0) + cost
+        found[dtype] = found.get(dtype, 0.0) + (0 if _is_contracted(node) else COST.get(
+            node.name, 1))
     if isinstance(stmt, Multiply):
         kind = KINDS[stmt.kind]
-        # Each thread of the warp counts for itself.
-        found[stmt.kind] = 2 * kind.m * kind.n * kind.k / WARP
-    if isinstance(stmt, Accumulate):
+        # A multiply-add is one; each thread of the warp counts for itself.
+        found[stmt.kind] = kind.m * kind.n * kind.k / WARP
+    if isinstance(stmt, Accumulate) and not (stmt.combine == "add" and _is_product(stmt.value)):
         dtype = "float64" if stmt.target.dtype == "float64" else "float32"
         found[dtype] = found.get(dtype, 0.0) + 1
     return found
+
+
+def _is_product(node: Expr) -> bool:
+    return isinstance(node, Scalar) and node.name == "mul" and node.dtype.startswith("float")
+
+
+def _is_contracted(node: Scalar) -> bool:
+    """Return whether a sum is one instruction with a product in it."""
+    return node.name in ("add", "sub") and any(map(_is_product, node.args))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +234,8 @@ def table_of(workload: Workload, with_code: bool) -> tuple[str, list[str]]:
         worst = max(worst, *(found[launch["kernel"]].spills for found in taken.values()))
         rows.append([f"`{launch['kernel']}`", f"{blocks} x {threads[0] * threads[1] * threads[2]}",
                      "/".join(str(found[launch["kernel"]].registers) for found in taken.values()),
-                     str(own.shared + kernel.code.scratch), str(own.spills), _bytes(use.bytes), _bytes(use.requested),
+                     str(own.shared + kernel.code.scratch), str(own.spills), _bytes(use.bytes),
+                     _bytes(use.requested),
                      f"{sum(use.operations.values()) / 1e6:.3g}",
                      *(report.readable(seconds) for seconds in times.values())])
     header = ["kernel", "blocks x threads", "registers 90/80", "shared", "spills", "bytes",

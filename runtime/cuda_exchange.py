@@ -20,7 +20,7 @@ from .cuda_array import DLPACK_DEVICE, DeviceArray
 from .cuda_driver import driver
 from .cuda_memory import Entry, ForeignMemory, entry
 from .dtypes import numpy_dtype
-from .errors import CallError, format_message
+from .errors import CallError, TetractysError, format_message
 
 _MANAGED_DEVICE = 13  # kDLCUDAManaged
 _KINDS = {0: "i", 1: "u", 2: "f", 4: "V", 6: "b"}  # V: bfloat16, which NumPy lacks
@@ -161,7 +161,7 @@ def convert_on(device: int) -> Callable[[object, Argument, Policy], np.ndarray |
         try:
             array = import_array(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, CallError):
+            if isinstance(error, TetractysError):  # of the device, not of the value
                 raise
             raise refusal(argument, f"an object of type {type(value).__name__}", str(error),
                           "Pass an array that can be exchanged through DLPack.") from error

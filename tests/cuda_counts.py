@@ -5,7 +5,8 @@
     python tests/cuda_counts.py --emulated            executed by the emulator and compared
     python tests/cuda_counts.py --faults              planted in schedules, and caught
 
-Without an option, all of them; ``--share N`` takes every N-th case.
+Without an option, all of them; ``--share N`` takes every N-th case.  What NVRTC has compiled is in
+the disk cache: a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -83,23 +84,25 @@ def kernels(share: int) -> None:
         return
     for architecture in ARCHITECTURES:
         start = time.perf_counter()
-        size = found.compile(architecture)
+        size = sum(len(cuda_nvrtc.assemble(module.text(), architecture))
+                   for module in found.modules)
         print(f"compiled for {architecture} by NVRTC {version}: {len(found)}, {size >> 20} MiB, "
               f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def emulated(share: int) -> None:
+def emulated(share: int, first: int) -> None:
     """Print how many comparisons with NumPy the emulator passes."""
     from cuda_fake import fake_gpu
     from test_cuda_table import check
     from test_ops_table import CASES, _variants
     compared = launched = 0
-    for case in CASES[::share]:
+    chosen = CASES[first::share]
+    for case in chosen:
         with fake_gpu() as gpu:
             check(case)
             compared += 2 * len(list(_variants(case)))
             launched += len(gpu.launched)
-    print(f"comparisons with NumPy in the emulator: {compared}, all equal; {len(CASES[::share])} "
+    print(f"comparisons with NumPy in the emulator: {compared}, all equal; {len(chosen)} "
           f"cases, {launched} launches")
 
 
@@ -119,6 +122,7 @@ def main() -> None:
     for name in ("files", "kernels", "emulated", "faults"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--share", type=int, default=1, help="take every N-th case")
+    parser.add_argument("--first", type=int, default=0, help="from this one on, if emulated")
     options = parser.parse_args()
     every = not (options.files or options.kernels or options.emulated or options.faults)
     if every or options.files:
@@ -128,7 +132,7 @@ def main() -> None:
     if every or options.kernels:
         kernels(options.share)
     if every or options.emulated:
-        emulated(options.share)
+        emulated(options.share, options.first)
 
 
 if __name__ == "__main__":

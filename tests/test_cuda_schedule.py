@@ -217,7 +217,8 @@ def test_counted_rows_are_no_scatter(shapes):
     labels, gradient = cross_entropy_gradient()
     nests = nests_of(gradient, *shapes, inputs=(X, labels))
     scatter, = (nest for nest in nests if nest.name == "advanced_inc_subtensor")
-    assert "serial" not in marks(scatter) or not shapes
+    assert marks(scatter)[:2] == ["block", "thread"] and "thread < 256" in nest_text(scatter)
+    assert "serial" not in marks(scatter) or not shapes, "in strides, where sizes are not known"
     assert sum(isinstance(stmt, Check) for stmt in statements(scatter.body)) == 1
     assert "advanced_inc_subtensor[i1, j" in nest_text(scatter)
 
@@ -230,3 +231,60 @@ def test_counted_rows_still_check_the_columns():
     np.testing.assert_allclose(value, (shares - np.eye(7)[given]) / 50, rtol=1e-4, atol=1e-6)
     with fake_gpu(), pytest.raises(IndexOutOfRangeError, match="Index 7 is out of range"):
         tx.function([X, labels], gradient, device="cuda")(scores, given + 8)
+
+
+@pytest.mark.parametrize("count", [64, 70, 300])
+@pytest.mark.parametrize("stores", [False, True], ids=["adds", "stores"])
+def test_many_rows_are_scattered_through_sorted_indices(count, stores):
+    index, rows = T.lvector("i"), T.fmatrix("rows")
+    update = T.set_subtensor if stores else T.inc_subtensor
+    output = update(X[index], rows)
+    picked = np.random.default_rng(count).integers(-9, 9, count)
+    x, given = random(9, 40), random(count, 40)
+    shapes = ((9, 40), (count,), (count, 40))
+    names = [nest.name for nest in nests_of(output, *shapes, inputs=(X, index, rows))]
+    assert [name.partition("_")[0] for name in names] == [
+        "copy", "positions", "ranks", "advanced"]
+    expected = x.copy()
+    if stores:
+        expected[picked] = given
+    else:
+        np.add.at(expected, picked, given)
+    got = value_of(output, x, picked, given, inputs=(X, index, rows))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_scatters_are_sorted_and_dense_ones_are_not():
+    index, v = T.lvector("i"), T.fvector("v")
+    output = T.inc_subtensor(v[index], np.float32(1))
+    assert len(nests_of(output, (1000,), (100,), inputs=(v, index))) == 4
+    assert len(nests_of(output, (100,), (100,), inputs=(v, index))) == 2
+    picked = np.random.default_rng(0).integers(0, 20, 100) * 37
+    got = value_of(output, np.zeros(1000, np.float32), picked, inputs=(v, index))
+    np.testing.assert_array_equal(got, np.bincount(picked, minlength=1000))
+
+
+def test_sorted_scatters_add_in_the_order_of_the_loop():
+    index, v, parts = T.lvector("i"), T.fvector("v"), T.fvector("parts")
+    values = np.float32([1e8, 1, -1e8, 1] * 20)
+    picked = np.repeat([5, 7], 40)
+    with fake_gpu():
+        f = tx.function([v, index, parts], T.inc_subtensor(v[index], parts), device="cuda")
+        got = f(np.zeros(400, np.float32), picked, values)
+    total = np.float32(0)
+    for value in values[:40]:
+        total += value
+    assert got[5] == got[7] == total
+
+
+def test_sorted_scatters_check_their_indices():
+    index, rows = T.lvector("i"), T.fmatrix("rows")
+    w = tx.shared(random(9, 40), name="w")
+    picked = np.arange(70) % 9
+    with fake_gpu():
+        f = tx.function([index, rows], [], updates={w: T.inc_subtensor(w[index], rows)},
+                        device="cuda")
+        before = w.get_value()
+        with pytest.raises(IndexOutOfRangeError, match="Index 11 is out of range"):
+            f(np.where(picked == 3, 11, picked), random(70, 40))
+        np.testing.assert_array_equal(w.get_value(), before)

@@ -69,6 +69,22 @@ def test_nvrtc_accepts_every_kernel(architecture):
     assert found.compile(architecture)
 
 
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the emitted text with")
+def test_the_text_of_sorted_scatters_and_pieces_computes_what_numpy_does(tmp_path):
+    x, rows, index = T.fmatrix("x"), T.fmatrix("rows"), T.lvector("index")
+    random = np.random.default_rng(6)
+    a, b = random.standard_normal((9, 40)), random.standard_normal((70, 40))
+    long = random.standard_normal((2, 1 << 14)).astype(np.float32)
+    a, b, picked = a.astype(np.float32), b.astype(np.float32), random.integers(0, 9, 70)
+    expected = a.copy()
+    np.add.at(expected, picked, b)
+    with fake_gpu(HostDriver(tmp_path)):
+        f = tx.function([x, index, rows], T.inc_subtensor(x[index], rows), device="cuda")
+        np.testing.assert_allclose(f(a, picked, b), expected, rtol=1e-5, atol=1e-5)
+        largest = tx.function([x], x.max(axis=1), device="cuda")
+        np.testing.assert_array_equal(largest(long), long.max(axis=1))
+
+
 def test_every_network_has_kernels():
     found = Collection()
     for name, f, sizes in networks():

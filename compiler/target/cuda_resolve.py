@@ -8,28 +8,35 @@ and iterations are seen to use different elements.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
-from ..dims import DimLike, Symbol, proves_nonnegative, substitute
-from ..loop.ir import Check, Const, Expr, For, If, Index, Let, Nest, Scalar, Stmt
+from ..dims import DimLike, Symbol, proves_nonnegative, substitute, symbols_of
+from ..loop.ir import Check, Const, Expr, For, If, Index, Let, Local, Nest, Scalar, Stmt
 from ..loop.rewrite import Rewriter
-from ..loop.walk import postorder, statements
+from ..loop.walk import accumulated_locals, postorder, statements
+
+Found: TypeAlias = dict[Symbol | Local, DimLike]
+"""What names are as dims."""
 
 
 def resolve(nest: Nest) -> Nest:
     """Return a nest without bindings of symbols that are dims, and without checks that hold."""
-    found: dict[Symbol, DimLike] = {}
+    found: Found = {}
     gone: set[Stmt] = set()
+    changing = accumulated_locals(nest)
     for stmt in statements(nest.body):
-        if isinstance(stmt, Let) and isinstance(stmt.target, Symbol):
+        if isinstance(stmt, Let) and stmt.target not in changing:
             value = _value(stmt.value, found)
             if value is not None:
                 found[stmt.target] = value
-                gone.add(stmt)
+                if isinstance(stmt.target, Symbol):
+                    gone.add(stmt)
         elif isinstance(stmt, Check) and _holds(stmt.condition, found):
             gone.add(stmt)
     if not gone:
         return nest
-    return replace(nest, body=Rewriter(found).body(_without(nest.body, gone)))
+    symbols = {target: value for target, value in found.items() if isinstance(target, Symbol)}
+    return replace(nest, body=Rewriter(symbols).body(_without(nest.body, gone)))
 
 
 def _without(body: tuple[Stmt, ...], gone: set[Stmt]) -> tuple[Stmt, ...]:
@@ -37,7 +44,7 @@ def _without(body: tuple[Stmt, ...], gone: set[Stmt]) -> tuple[Stmt, ...]:
                  else stmt for stmt in body if stmt not in gone)
 
 
-def _value(root: Expr, found: dict[Symbol, DimLike]) -> DimLike | None:
+def _value(root: Expr, found: Found) -> DimLike | None:
     """Return an int64 expression as a dim, if it is one."""
     known: dict[int, DimLike | None] = {}
     for node in postorder(root):
@@ -46,13 +53,16 @@ def _value(root: Expr, found: dict[Symbol, DimLike]) -> DimLike | None:
 
 
 def _node(node: Expr, known: dict[int, DimLike | None],
-          found: dict[Symbol, DimLike]) -> DimLike | None:
+          found: Found) -> DimLike | None:
     if node.dtype != "int64":
         return None
     if isinstance(node, Const):
         return node.value
+    if isinstance(node, Local):
+        return found.get(node)
     if isinstance(node, Index):
-        return substitute(node.dim, found) if not isinstance(node.dim, int) else node.dim
+        symbols = {s: found[s] for s in symbols_of(node.dim) if s in found}
+        return substitute(node.dim, symbols) if symbols else node.dim
     if not isinstance(node, Scalar):
         return None
     if node.name == "select":
@@ -87,7 +97,7 @@ def _compare(node: Expr, known: dict[int, DimLike | None]) -> bool | None:
     return False if proves_nonnegative(left - right - (0 if strict else 1)) else None
 
 
-def _holds(root: Expr, found: dict[Symbol, DimLike]) -> bool:
+def _holds(root: Expr, found: Found) -> bool:
     """Return whether a condition is proved."""
     known: dict[int, DimLike | None] = {}
     for node in postorder(root):

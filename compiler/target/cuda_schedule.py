@@ -11,6 +11,7 @@ which blocks run.  Which schedule a nest gets is read off its loops:
     rows          independent loops around passes       a warp or a block a row, totals by shuffles;
                                                         few long rows in pieces first
     columns       accumulation into a row of elements   threads along columns, rows in chunks
+    ranks         accumulation of rows where data says  indices are sorted, each row adds up its own
     owner         accumulation where data says          a thread an element, in the loop's order
     serial        anything else                         independent loops over threads, the rest
                                                         in one thread
@@ -28,7 +29,8 @@ from ..loop.ir import Buffer, Expr, For, If, Index, Let, Load, Nest, Stmt, Store
 from ..loop.rewrite import Rewriter
 from ..loop.scalar import apply, index
 from ..loop.verify import WARP
-from ..loop.walk import buffers_written, loads, operands, statements, target_access
+from ..loop.walk import (
+    accumulated_locals, buffers_written, loads, operands, statements, target_access)
 from .cuda_resolve import resolve
 
 BLOCK = 256
@@ -256,8 +258,8 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
     Buffers of role ``temporary`` that the nest does not mention hold what one leaves to the next.
     A nest without iterations needs none.
     """
-    from . import cuda_columns, cuda_scatter, cuda_tiles
-    nest = resolve(nest)
+    from . import cuda_columns, cuda_scatter, cuda_sort, cuda_tiles
+    nest = _sunk(resolve(nest))
     loops, body = chain_of(nest.body)
     if any(loop.extent == 0 for loop in loops):
         return ()
@@ -268,6 +270,9 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
         return (_serial(nest, loops, body, free),)
     free = independent_loops(loops, body)
     rest = tuple(loop for loop in loops if loop not in free)
+    ranked = cuda_sort.by_rank(nest, loops, free, body) if rest else None
+    if ranked is not None:
+        return ranked
     if not free or (rest and _is_small(free)):
         owned = cuda_scatter.owner(nest, loops, body)
         if owned is not None:
@@ -279,6 +284,23 @@ def schedule(nest: Nest) -> tuple[Nest, ...]:
         if tiled is not None:
             return (tiled,)
     return (elementwise(nest, tuple(free), rest, body),)
+
+
+def _sunk(nest: Nest) -> Nest:
+    """Return a nest whose names for all iterations are each iteration's own: loops come first."""
+    *names, last = nest.body
+    if not names or not isinstance(last, For) or last.mark == "vector" \
+            or not all(isinstance(stmt, Let) for stmt in names) \
+            or accumulated_locals(nest) & {stmt.target for stmt in names}:
+        return nest
+    written = {buffer.root() for buffer in buffers_written(nest)}
+    if any(buffer.root() in written for buffer, _ in accesses(tuple(names))[0]):
+        return nest
+    loops, inner = chain_of((last,))
+    body: tuple[Stmt, ...] = (*names, *inner)
+    for loop in reversed(loops):
+        body = (replace(loop, body=body),)
+    return replace(nest, body=body)
 
 
 def _rows(nest: Nest, loops: tuple[For, ...], body: tuple[Stmt, ...]) -> tuple[Nest, ...]:
