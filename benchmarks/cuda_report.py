@@ -222,7 +222,8 @@ def table_of(workload: Workload, with_code: bool) -> tuple[str, list[str]]:
         worst = max(worst, *(found[launch["kernel"]].spills for found in taken.values()))
         rows.append([f"`{launch['kernel']}`", f"{blocks} x {threads[0] * threads[1] * threads[2]}",
                      "/".join(str(found[launch["kernel"]].registers) for found in taken.values()),
-                     str(own.shared + kernel.code.scratch), str(own.spills), _bytes(use.bytes), _bytes(use.requested),
+                     str(own.shared + kernel.code.scratch), str(own.spills),
+                     _bytes(use.bytes), _bytes(use.requested),
                      f"{sum(use.operations.values()) / 1e6:.3g}",
                      *(report.readable(seconds) for seconds in times.values())])
     header = ["kernel", "blocks x threads", "registers 90/80", "shared", "spills", "bytes",
