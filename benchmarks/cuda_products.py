@@ -14,8 +14,8 @@ multiprocessor starts one instruction a cycle; beside that, the time of a slab i
   fetched data one for each 128 bytes.
 
 The largest bound counts; then come whole rounds of blocks.  The second-level cache, which all tiles
-are loaded from, gives 70 % of 5120 bytes a cycle (the A100's, taken for the H100's too), memory 85 %
-of its bandwidth.  It is a prediction from counts: latencies that nothing hides come on top.
+are loaded from, gives 70 % of 5120 bytes a cycle (the A100's, taken for the H100's too), memory
+85 % of its bandwidth.  It is a prediction from counts: latencies that nothing hides come on top.
 
 References
 ----------

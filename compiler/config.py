@@ -33,9 +33,10 @@ class Config:
     optimize : str
         ``full``, or ``fast_compile`` to trade run time for compile time.
     float32_matmul_precision : str
-        ``highest``: products of float32 are exact to float32.  ``high``: GPUs with tensor cores
-        round their operands to 10 bits of mantissa (tf32) and add the products up in float32,
-        several times faster; elsewhere nothing changes.  PyTorch calls it the same.
+        ``highest``: products of float32 are exact to float32.  ``high``: GPUs from compute
+        capability 8.0 on round their operands to 10 bits of mantissa (tf32) and add the products up
+        in float32, several times faster; elsewhere values do not change.  PyTorch calls it the
+        same.
     """
 
     floatX: str = "float64"

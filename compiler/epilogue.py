@@ -43,7 +43,9 @@ def attach_epilogues(program: Program, for_cores: bool = True) -> Program:
     place = 0
     while place < len(steps):
         kernel = steps[place]
-        found = _product_for(steps, place, commit, for_cores) if isinstance(kernel, Kernel) else None
+        found = None
+        if isinstance(kernel, Kernel):
+            found = _product_for(steps, place, commit, for_cores)
         if found is None:
             place += 1
             continue

@@ -96,9 +96,10 @@ def _multiply(name: str) -> str:
     from_right = "__shfl_sync(~0u, right[k / 4], 8 * (lane & 3) + 4 * j + k % 4)"
     instruction = f"mma.sync.aligned.{form}.row.col.{end}.{letters[name]}.{letters[name]}.{end}"
     head = "__device__ __forceinline__ void"
-    if kind.per_register == 2:
-        # Taking halves apart is much code: once is enough.
-        head = f"#if __CUDA_ARCH__ >= {kind.needs}0\n{head}\n#else\n__device__ __noinline__ void\n#endif"
+    if kind.total == "float32":
+        # Without the instruction, the code for large tiles would take minutes to compile.
+        head = (f"#if __CUDA_ARCH__ >= {kind.needs}0\n{head}\n#else\n"
+                "__device__ __noinline__ void\n#endif")
     return f"""\
 // A warp's product of a {kind.m} x {kind.k} and a {kind.k} x {kind.n} matrix, added to a total.
 {head}
