@@ -97,6 +97,24 @@ def test_rows_are_done_side_by_side_when_they_are_short():
     assert MARK in text_of(function)
 
 
+def test_results_of_rows():
+    x = matrix()
+    outputs = [x.sum(axis=1), x.max(axis=1), T.sqrt((x * x).sum(axis=1)), T.exp(x).sum(axis=1)]
+    functions = [tx.function([x], one) for one in outputs]
+    for columns in (2, 3, 8, llvm_short_rows.LONGEST_CHEAP, llvm_short_rows.LONGEST_CHEAP + 1):
+        for rows in (101, *ROWS):
+            values = data((rows, columns))
+            wide = values.astype("float64")
+            wanted = [wide.sum(axis=1), wide.max(axis=1), np.sqrt((wide * wide).sum(axis=1)),
+                      np.exp(wide).sum(axis=1)]
+            for function, want in zip(functions, wanted):
+                np.testing.assert_allclose(function(values), want, rtol=1e-5, atol=1e-5)
+    fresh = [tx.function([x], one) for one in outputs]
+    for function in fresh:
+        function(data((101, llvm_short_rows.LONGEST_CHEAP + 1)))
+    assert [MARK in text_of(function) for function in fresh] == [False, False, False, True]
+
+
 def test_a_row_has_the_same_bits_anywhere():
     x = matrix()
     row = data((1, 10))
@@ -205,3 +223,19 @@ def test_moves(dtype, lanes):
             write(back.ctypes.data, length + 3, columns.ctypes.data, 2 * lanes, count)
             np.testing.assert_array_equal(back[:some, :length], rows[:some, :length])
             assert (back[some:] == 55).all() and (back[:, length:] == 55).all()
+
+
+@pytest.mark.parametrize("cpu, triple, expected", [
+    ("znver5", "x86_64-unknown-linux-gnu", "zmm"),
+    ("haswell", "x86_64-unknown-linux-gnu", "vunpcklps"),
+    ("generic", "x86_64-unknown-linux-gnu", "unpcklps"),
+    ("neoverse-n1", "aarch64-unknown-linux-gnu", "zip1")])
+def test_other_processors(cpu, triple, expected):
+    x = matrix()
+    function = tx.function([x], T.nnet.softmax(x))
+    function(data((101, 10)))
+    for level in (0, 3):
+        options = llvm.LlvmOptions(cpu=cpu, triple=triple, speed_level=level, keep_text=True)
+        assembly = llvm.compile_program(function.variants[0].stages.program, options) \
+            .notes["assembly"]
+        assert expected in assembly or level == 0

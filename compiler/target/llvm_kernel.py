@@ -99,7 +99,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     work = nest_work(nest)
     if unit is None and multiple is None and isinstance(work, int) and work <= PARALLEL:
         outer = None
-    is_flat = outer is not None and (has_short_rows(outer) or not any(
+    is_flat = outer is not None and (has_short_rows(outer, nest.cost) or not any(
         isinstance(stmt, For) for stmt in statements(outer.body)))
     roots: dict[Buffer, int] = {}
     for number, buffer in enumerate(signature.buffers):

@@ -23,9 +23,13 @@ from .llvm_vector import Bounds, Bundle, VectorLoop
 from .llvm_vector_memory import Mask
 from .llvm_vector_plan import INTERLEAVE, VectorPlan, slope, vector_plan
 
-LONGEST_ROW, LONGEST_WITH_FUNCTIONS = 28, 64
+LONGEST_ROW, LONGEST_WITH_FUNCTIONS, LONGEST_CHEAP = 28, 64, 12
 """Elements of a row; longer ones keep a few vectors busy by themselves.  But if a function is
-called once a row (the logarithm of log-softmax), it is called once for all lanes here."""
+called once a row (the logarithm of log-softmax), it is called once for all lanes here; and where
+little is computed, moving the rows takes most of the time."""
+
+CHEAP = 8.0
+"""Scalar operations for an element up to which little is computed."""
 
 STACK = 24 << 10
 """Most bytes of the columns: they should stay in the first cache."""
@@ -55,12 +59,15 @@ class Run:
     is_written: bool
 
 
-def has_short_rows(loop: For) -> bool:
-    """Return whether all passes in a loop's body are over rows known to be short."""
+def has_short_rows(loop: For, cost: float) -> bool:
+    """Return whether all passes in a loop's body are over rows known to be short.
+
+    ``cost`` is that of an iteration of the innermost statements, relative to an addition.
+    """
     inner = [stmt for stmt in loop.body if isinstance(stmt, For)]
     outer = [node for stmt in loop.body for node in postorder(*operands(stmt))]
     calls = any(isinstance(node, Scalar) and node.name in FUNCTIONS for node in outer)
-    longest = LONGEST_WITH_FUNCTIONS if calls else LONGEST_ROW
+    longest = LONGEST_WITH_FUNCTIONS if calls else LONGEST_ROW if cost > CHEAP else LONGEST_CHEAP
     return bool(inner) and all(
         isinstance(stmt.extent, int) and 2 <= stmt.extent <= longest for stmt in inner) \
         and not any(isinstance(stmt, (For, If)) for one in inner for stmt in statements(one.body)) \
@@ -80,7 +87,7 @@ def emit_short_rows(values: Values, loop: For, cost: float, bounds: Bounds) -> b
         Of an iteration of the innermost statements, relative to an addition.
     bounds : Bounds
     """
-    if not has_short_rows(loop):
+    if not has_short_rows(loop, cost):
         return False
     runs = _runs(values, loop)
     if not runs:
@@ -122,8 +129,8 @@ def _runs(values: Values, loop: For) -> dict[tuple[Buffer, DimLike], Run]:
     written = {target_access(stmt)[0].root() for stmt in statements(loop.body)
                if target_access(stmt) is not None}
     # What is written must be seen in one place only.
-    once = [run.buffer for run in found.values()]
-    if any(root in others or once.count(root) > 1 for root in written):
+    passing = [run.buffer for run in found.values()]
+    if any(root in passing and (root in others or passing.count(root) > 1) for root in written):
         return {}
     return found
 
