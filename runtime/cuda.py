@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from .call import Executable, bind_symbols, constant_array
 from .convert import DEFAULT_POLICY, Policy
 from .cuda_array import DeviceArray, Memory
 from .cuda_driver import driver
+from .dataclass import dataclass
 from .errors import CallError, DeviceError, InternalError, ShapeError, format_message
 from .memory import MemoryUse
 from .results import deliver

@@ -8,10 +8,11 @@ What enters is an expression; what leaves is ``Value.expr``, made of primitives 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
+from ...runtime.dataclass import dataclass
 from .ir import Const, Expr
 from .scalar import apply, const
 
