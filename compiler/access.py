@@ -7,9 +7,9 @@ every question about fusion is asked of the variable *behind* the views and the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..runtime.dataclass import dataclass
 from .dims import DimLike, Symbol, as_dim, substitute, symbols_of
 from .graph import Apply, Variable
 from .loop import scalar

@@ -18,9 +18,9 @@ Cluster 2 may read what cluster 1 computed for the same row; sums over rows are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.dataclass import dataclass
 from .access import Read, index_of_rank, reads_of_node
 from .dims import DimLike, floordiv, minimum, prod, symbols_of
 from .fuse import Cluster, reductions_of

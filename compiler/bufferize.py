@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..runtime.artifact import CompileError, format_message
-from ..runtime.dataclass import dataclass
 from .access import (
     Position, Read, behind_views, checked_nodes, coefficient_of, flat_offset, index_of_rank,
     is_view, reads_of_node)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from ..runtime.artifact import CompileError, format_message
-from ..runtime.dataclass import dataclass
 
 _CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu", "cuda", "cuda:1"),
             "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile")}

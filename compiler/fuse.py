@@ -23,9 +23,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from ..runtime.dataclass import dataclass
 from .access import Position, Read, checked_nodes, index_of_rank, reads_of_node
 from .dims import DimLike, prod, proves_nonnegative
 from .graph import Apply, Variable

@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runtime.dataclass import dataclass
 from .dtypes import dtype_name
 from .dims import Dim, DimLike, Symbol, as_dim, maximum, minimum, proves_equal
 from .operators import Operators

@@ -6,9 +6,9 @@ The nests are written by a :class:`~.nest_builder.NestBuilder`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.dataclass import dataclass
 from .access import Position, behind_views, index_of_rank
 from .dims import DimLike, floordiv, minimum, symbols_of
 from .fuse import Cluster, cost_of, is_outer, reductions_of

@@ -9,9 +9,9 @@ each with totals of its own, which a second kernel adds up in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.dataclass import dataclass
 from .access import Position
 from .dims import DimLike, floordiv, minimum, prod, symbols_of
 from .fuse import Cluster, reductions_of

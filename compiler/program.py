@@ -20,12 +20,11 @@ From step ``commit`` on, shared variables may change: no step there can fail or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, Union
 
 import numpy as np
 
-from ..runtime.dataclass import dataclass
 from .dims import DimLike, Symbol, prod
 from .dtypes import SIZES
 from .loop.ir import Buffer, Nest

@@ -22,10 +22,9 @@ T. Chen et al., Training deep nets with sublinear memory cost, 2016, arXiv:1604.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..runtime.artifact import CompileError, format_message
-from ..runtime.dataclass import dataclass
 from .dims import DimLike, Symbol, prod, substitute
 from .loop.ir import Accumulate, Buffer, Check, Expr, For, If, Load, Nest, Scalar, Stmt, Store
 from .loop.walk import operands, postorder, statements

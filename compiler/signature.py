@@ -10,12 +10,11 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..runtime import artifact as errors
 from ..runtime.artifact import Artifact, CompileError, format_message
-from ..runtime.dataclass import dataclass
 from .dims import Symbol, substitute
 from .graph import SharedBase, SizeGuard, Variable, describe, format_site, toposort
 

@@ -7,7 +7,7 @@ and its loops by a slow interpreter that checks every access, the code by the ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from .compiler.pipeline import Stages, compile_signature
 from .compiler.program_interpret import run_program
 from .function import Function
 from .runtime.convert import convert_arguments
-from .runtime.dataclass import dataclass
 from .runtime.devices import make_executable
 from .runtime.shared import Storage
 

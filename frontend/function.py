@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from .compiler.operators import FUNCTIONS
 from .profile import Profile
 from .runtime.artifact import Argument, Artifact
 from .runtime.convert import Policy, convert, convert_arguments
-from .runtime.dataclass import dataclass
 from .runtime.errors import CallError, CompileError, ShapeError, format_message
 from .runtime.processors import MOST_THREADS
 from .specification import In, Specification, Updates, specify

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from .compiler.config import config
@@ -16,7 +16,6 @@ from .compiler.graph import (
     Constant, SharedBase, Variable, creation_site, describe, format_site, graph_inputs,
     input_variable, rebuild, toposort)
 from .compiler.ops.op import as_tensor
-from .runtime.dataclass import dataclass
 from .runtime.errors import CompileError, DtypeError, ShapeError, format_message
 
 Updates: TypeAlias = "Mapping[SharedBase, Any] | Iterable[tuple[SharedBase, Any]] | None"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from .compiler.config import config
 from .compiler.graph import Constant, Variable, input_variable
 from .compiler.ops.op import REGISTRY, as_dtype, as_tensor, check
 from .compiler.ops.public import BUILDERS
-from .runtime.dataclass import dataclass
 from .runtime.errors import DtypeError, ShapeError
 
 for _module in pkgutil.iter_modules(ops.__path__):

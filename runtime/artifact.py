@@ -1,7 +1,6 @@
 """A compiled function as plain data: machine code, the arguments it takes, what it returns.
 
-This is the one module that the compiler and the runtime share, but for ``dataclass``; the disk
-cache stores its objects.
+This is the one module that the compiler and the runtime share; the disk cache stores its objects.
 
 The code exports two functions (C ABI, 64-bit integers ``i64``):
 
@@ -23,9 +22,8 @@ The code imports, by these names, what the runtime provides (see ``EXTERNALS``).
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from .dataclass import dataclass
 from .errors import (  # noqa: F401  (the compiler takes the error classes from here)
     CallError, CompileError, DtypeError, GradientError, IndexOutOfRangeError, InternalError,
     ShapeError, TetractysError, format_message,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .artifact import Argument
-from .dataclass import dataclass
 from .errors import CallError, format_message
 
 _NUMBERS = "biuf"

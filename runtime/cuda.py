@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from .call import Executable, bind_symbols, constant_array
 from .convert import DEFAULT_POLICY, Policy
 from .cuda_array import DeviceArray, Memory
 from .cuda_driver import driver
-from .dataclass import dataclass
 from .errors import CallError, DeviceError, InternalError, ShapeError, format_message
 from .memory import MemoryUse
 from .results import deliver

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-
-from .dataclass import dataclass
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""

@@ -9,12 +9,11 @@ of a ``parallel`` or ``vector`` loop that depend on each other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...runtime.artifact import InternalError
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, evaluate as evaluate_dim
 from . import scalar
 from .ir import (

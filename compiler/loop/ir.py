@@ -38,10 +38,9 @@ Nodes compare by identity.  Expressions are shared (a DAG): whoever walks them m
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, Union
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol
 
 Mark: TypeAlias = Literal["serial", "parallel", "vector", "unroll", "block", "thread"]

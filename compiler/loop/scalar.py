@@ -7,10 +7,10 @@ exactly these rows; everything else (``exp``, ``tanh`` ...) is written with them
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike
 from .ir import Const, Expr, Index, Scalar
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dims import Call, DimLike, Symbol
 from .ir import (
     Accumulate, Barrier, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Nest, Scalar,

@@ -8,11 +8,10 @@ What enters is an expression; what leaves is ``Value.expr``, made of primitives 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime.dataclass import dataclass
 from .ir import Const, Expr
 from .scalar import apply, const
 

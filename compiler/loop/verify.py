@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from ...runtime.artifact import InternalError
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, symbols_of
 from ..dtypes import DTYPES
 from .ir import (

@@ -8,12 +8,12 @@ are in ``arithmetic.py``, ``transcendental.py``, ``comparison.py`` and ``nnet.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...runtime.artifact import DtypeError
-from ...runtime.dataclass import dataclass
 from .. import dtypes
 from ..graph import Constant, TensorType, Variable, describe
 from ..loop import scalar

@@ -11,13 +11,12 @@ are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ...runtime.artifact import DtypeError, IndexOutOfRangeError, ShapeError, format_message
-from ...runtime.dataclass import dataclass
 from .. import dtypes
 from ..dims import (
     DimLike, floordiv, maximum, minimum, prod, proves_different, proves_nonnegative, symbols_of)

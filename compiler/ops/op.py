@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, Union
 
 import numpy as np
 
 from ...runtime.artifact import (
     DtypeError, InternalError, ShapeError, format_message)
-from ...runtime.dataclass import dataclass
 from .. import dtypes
 from ..config import config
 from ..dims import DimLike, proves_different, proves_equal

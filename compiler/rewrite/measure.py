@@ -12,9 +12,8 @@ The polynomials are linear, so the comparison is of coefficients.
 from __future__ import annotations
 
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from ...runtime.dataclass import dataclass
 from ..graph import Apply, Variable, toposort
 from .pattern import Wildcard
 

@@ -14,6 +14,7 @@ value, in any dtype and however broadcast.  Two-argument commutative ops match i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import product
@@ -21,7 +22,6 @@ from typing import Any, Protocol, TypeAlias, Union
 
 import numpy as np
 
-from ...runtime.dataclass import dataclass
 from ..dims import proves_equal
 from ..dtypes import BOOL, is_float, is_integer
 from ..graph import Apply, Constant, TensorType, Variable, built_at, toposort

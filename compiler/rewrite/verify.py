@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from ...runtime.dataclass import dataclass
 from .. import derivative
 from ..dims import Dim, dim_symbol, prod, proves_equal
 from ..dtypes import is_float

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
-
-from ...runtime.dataclass import dataclass
 
 if TYPE_CHECKING:
     from ...runtime.artifact import Artifact

@@ -8,10 +8,9 @@ so it is the same for every GPU; the runtime compiles it for the one at hand.
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from ...runtime.artifact import Artifact, InternalError, Output
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, as_dim, proves_nonnegative
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature

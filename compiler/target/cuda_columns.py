@@ -7,9 +7,8 @@ results of warps and of chunks are combined in a fixed order: the same result ev
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ...runtime.dataclass import dataclass
 from ..dims import Call, DimLike, Symbol, as_dim, floordiv, minimum, prod, symbols_of
 from ..loop.ir import (
     Accumulate, Barrier, Buffer, Const, For, If, Let, Load, Local, Nest, Stmt, Store)

@@ -10,8 +10,8 @@ out and a second nest adds their results in order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, as_dim, floordiv, maximum, minimum, modulo, prod
 from ..loop.ir import (
     Accumulate, Barrier, Buffer, Expr, For, If, Let, Load, Local, Nest, Stmt, Store)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...runtime.artifact import InternalError
-from ...runtime.dataclass import dataclass
 from ..dims import Call, DimLike, Symbol, evaluate as evaluate_dim, symbols_of
 from ..loop import scalar
 from ..loop.ir import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..access import coefficient_of, flat_offset
 from ..dims import Call, DimLike, Symbol, as_dim, proves_nonnegative, substitute
 from ..dtypes import SIZES

@@ -9,10 +9,10 @@ Values that several loops load stay in registers where they fit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
 import numpy as np
 
-from ...runtime.dataclass import dataclass
 from ..access import coefficient_of, flat_offset
 from ..dims import DimLike, Symbol, as_dim, floordiv, prod, symbols_of
 from ..dtypes import SIZES, is_float

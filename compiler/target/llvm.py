@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -17,7 +17,6 @@ import numpy as np
 from ...runtime.artifact import (
     EXTERNALS, Argument, Artifact, Constant, InternalError, Output,
 )
-from ...runtime.dataclass import dataclass
 from ..dims import Call, DimLike, Symbol, as_symbol
 from ..loop.ir import Buffer
 from ..program import Program, writes_of

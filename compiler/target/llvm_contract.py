@@ -16,8 +16,8 @@ all products of known sizes when LLVM optimises nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dims import (
     DimLike, Symbol, as_dim, ceildiv, floordiv, maximum, minimum, modulo, prod, symbols_of)
 from ..dtypes import SIZES

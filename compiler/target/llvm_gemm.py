@@ -22,9 +22,9 @@ Georganas et al., "Harnessing Deep Learning via a Single Building Block", IPDPS 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from ...runtime.dataclass import dataclass
 from ..dtypes import SIZES
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module

@@ -9,9 +9,9 @@ taken from ``frame``, an array of 8-byte words.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, substitute
 from ..dtypes import SIZES
 from ..loop.ir import (

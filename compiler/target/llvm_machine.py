@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-from ...runtime.dataclass import dataclass
 from ..dtypes import SIZES
 
 

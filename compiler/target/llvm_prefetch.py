@@ -9,8 +9,8 @@ softmax, log-softmax and layer norm take 0.7 to 0.8 times as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, as_dim, substitute
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, For, Stmt

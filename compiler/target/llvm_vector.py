@@ -11,9 +11,9 @@ Values are written as a *bundle*: a register for each vector, or one text for a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, Union
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, as_dim, substitute
 from ..loop.ir import (
     Accumulate, Buffer, Check, Const, Expr, For, If, Index, Let, Load, Local, Scalar, Stmt, Store,

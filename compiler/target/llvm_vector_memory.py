@@ -6,8 +6,8 @@ A lane that a :class:`Mask` leaves out reads no memory, has the value 0, and wri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dtypes import SIZES
 from .llvm_scalar import llvm_type, memory_type, suffix, vector_of
 from .llvm_writer import FunctionWriter

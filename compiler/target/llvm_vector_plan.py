@@ -8,8 +8,8 @@ iteration after the other.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from ...runtime.dataclass import dataclass
 from ..dims import DimLike, Symbol, as_dim, substitute, symbols_of
 from ..dtypes import SIZES, is_float
 from ..loop.ir import Accumulate, Check, Expr, For, If, Index, Let, Load, Local, Scalar, Stmt, Store

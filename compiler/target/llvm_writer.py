@@ -8,10 +8,9 @@ is loop-invariant motion and common-subexpression elimination, which LLVM need n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, Union
 
-from ...runtime.dataclass import dataclass
 from ..dims import Call, DimLike, Symbol, proves_nonnegative
 from .llvm_machine import Machine
 
