@@ -153,7 +153,8 @@ def main(arguments: list[str] | None = None) -> None:
                              "default: %(default)s")
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS",
                         help="longest time for one chain; default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--threads", type=int, default=2,
+                        help="CPUs and threads of a process; default: 2")
     parser.add_argument("--repetitions", type=int, default=7,
                         help="processes of each kind, of which the median counts; default: 7")
     parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="DIR",
@@ -166,8 +167,9 @@ def main(arguments: list[str] | None = None) -> None:
                         options.repetitions, notes) if options.repetitions else []
     sizes = [int(nodes) for nodes in options.chains.split(",") if nodes]
     chains = {nodes: chain(nodes, options.timeout, notes) for nodes in tqdm(sizes, unit="chain")}
+    cpus = "one CPU" if options.threads == 1 else f"{options.threads} CPUs"
     text = "\n\n".join([
-        "# Compile time", report.machine({}),
+        f"# Compile time, each process on {cpus}", report.machine({}),
         *(first_call_tables(found) if found else []), *(chain_table(chains) if chains else []),
         "\n".join(f"- {note}" for note in notes)])
     report.write(options.output, "compile-time", text.rstrip(),

@@ -22,9 +22,12 @@ Position: TypeAlias = tuple[DimLike, ...]
 _AXES = tuple(as_dim(Symbol(f"i{axis}")) for axis in range(64))
 
 
+_INDICES = tuple(_AXES[:rank] for rank in range(len(_AXES) + 1))
+
+
 def index_of_rank(rank: int) -> Position:
     """Return the symbolic index ``(i0, i1, ...)`` that all questions of access are asked with."""
-    return _AXES[:rank]
+    return _INDICES[rank]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,10 @@ def reads_of_node(node: Apply, stop: frozenset[int] | set[int]) -> list[Read]:
                 for source in node.inputs]
     found = []
     for source, position in pairs:
-        base, position = behind_views(source, position, stop)
-        found.append(Read(base, None if _depends_on_data(position) else position))
+        base, behind = behind_views(source, position, stop)
+        # Only an index operation, this one or a view, can have taken a position from data.
+        is_plain = behind is position and not isinstance(lower, IndexLowering)
+        found.append(Read(base, behind if is_plain or not _depends_on_data(behind) else None))
     return found
 
 

@@ -214,7 +214,7 @@ def _load() -> tuple[Library, _MethodDef, object] | None:
     pointers = {name: _address(thing) for name, thing in things.items()} | {
         "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR]}
     text = layout.entry_text(handler is not None)
-    library = link(assemble(text), imports, ("tx_entry", *pointers))
+    library = link(assemble(text, level=1), imports, ("tx_entry", *pointers))
     for name, value in pointers.items():
         ctypes.c_void_p.from_address(library[name]).value = value
     return library, _MethodDef(b"tetractys_function", library["tx_entry"],
