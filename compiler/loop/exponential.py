@@ -1,7 +1,7 @@
 """Exponentials, logarithms and what is made of them: hyperbolic functions, sigmoid, softplus.
 
-Each function takes and returns a :class:`Value` of float32 or float64, without branches, calls or
-tables, so a loop of it vectorises.
+Each function takes and returns a :class:`Value` of float32 or float64, without calls or tables, so
+a loop of it vectorises.
 
 *Exponentials* write ``x = n*log(2) + r`` with ``|r| <= log(2)/2`` and ``exp(x) = 2**n * exp(r)``;
 the power of two is multiplied on in two steps, so that overflow and denormal results are rounded

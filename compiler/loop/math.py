@@ -1,16 +1,17 @@
 """Scalar mathematics as loop expressions: every function the elementwise operations need.
 
 A builder takes expressions and returns one, made of the primitives of ``scalar.py`` alone: range
-reduction, a polynomial, and selects, with no branch, call or table, so that a loop of it
-vectorises on every target.  Each is right at NaN, infinities, zeros of either sign, denormal
-arguments and results, and overflow, as C's functions are.
+reduction, a polynomial, and selects, with no call or table, so that a loop of it vectorises on
+every target; its only branch is a ``shortcut`` around what few arguments need.  Each is right at
+NaN, infinities, zeros of either sign, denormal arguments and results, and overflow, as C's
+functions are.
 
 >>> from tetractys.compiler.loop.ir import Local
 >>> FUNCTIONS["tanh"](Local("x", "float32")).dtype
 'float32'
 
-Builders given one :class:`ExprCache` share nodes: the exponential of ``sigmoid(x)`` is that of
-``softplus(x)``.
+Builders given one :class:`ExprCache` share nodes; where its :class:`Style` says so, the exponential
+of ``sigmoid(x)`` is that of ``softplus(x)``.
 """
 
 from __future__ import annotations
