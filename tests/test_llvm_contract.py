@@ -14,7 +14,8 @@ from tetractys import tensor as T
 from tetractys.compiler.dims import as_symbol, dim_symbol
 from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.pipeline import Options
-from tetractys.compiler.program import Contract, Copy, Group, Program, View, row_major_strides, whole
+from tetractys.compiler.program import (
+    Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_contract import blocking, stack_of, tile_shape
 from tetractys.compiler.target.llvm_machine import Machine
