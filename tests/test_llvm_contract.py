@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import sys
 
 import numpy as np
@@ -18,6 +19,7 @@ from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_contract import blocking, stack_of, tile_shape
+from tetractys.compiler.target.llvm_gemm import transposed
 from tetractys.compiler.target.llvm_machine import Machine
 
 from test_llvm_target import both
@@ -302,3 +304,30 @@ def test_sums_over_several_axes_and_their_gradients_copy_nothing(shapes, axes, c
     # Each is linear: along its own operand, a gradient gives the value back.
     for value, part in ((a, got[1]), (b, got[2])):
         np.testing.assert_allclose((value * part).sum(), (exact * cotangent).sum(), rtol=1e-10)
+
+
+class Shuffles:
+    """Stands in for a writer: carries out the shuffles it is asked to write."""
+
+    def __init__(self, rows):
+        self.values = {f"%r{k}": list(row) for k, row in enumerate(rows)}
+        self.given = list(self.values)
+
+    def emit(self, text):
+        first, second, order = re.fullmatch(
+            r"shufflevector V (%\w+), V (%\w+), <\d+ x i32> <([^>]*)>", text).groups()
+        both_ = self.values[first] + self.values[second]
+        name = f"%s{len(self.values)}"
+        self.values[name] = [both_[int(lane.split()[1])] for lane in order.split(", ")]
+        return name
+
+
+@pytest.mark.parametrize("near", [2, 4])
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+def test_squares_of_vectors_are_transposed_in_registers(lanes, near):
+    square = np.arange(lanes * lanes).reshape(lanes, lanes)
+    writer = Shuffles(square.tolist())
+    found = transposed(writer, "V", writer.given, near)
+    np.testing.assert_array_equal([writer.values[name] for name in found], square.T)
+    # Each of log2(lanes) rounds is one shuffle a vector.
+    assert len(writer.values) - lanes == lanes * (lanes.bit_length() - 1)
