@@ -116,8 +116,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
         module, f"define internal void @{name}({arguments}) noinline nounwind")
     for number, symbol in enumerate(signature.symbols):
         writer.bind(symbol, f"%s{number}")
-    emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()},
-                          unit is not None)
+    emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
     emitter.values.streamed = are_large(writer, streams, "%past")
     if outer is not None:
         unit = unit or (FLAT_UNIT if is_flat else 1)
@@ -156,9 +155,8 @@ def emit_task(module: Module, code: KernelCode) -> None:
 class _NestEmitter:
     """Writes the statements of one nest."""
 
-    def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str],
-                 is_part: bool):
-        self.writer, self.cost, self.is_part = writer, nest.cost, is_part
+    def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
+        self.writer, self.cost = writer, nest.cost
         self.values = Values(writer, nest, addresses)
         self.ahead: dict[For, list[Ahead]] = {}
 
@@ -195,8 +193,7 @@ class _NestEmitter:
 
     def loop(self, stmt: For, bounds: Bounds) -> None:
         """Write a loop over part of its range."""
-        if stmt.mark == "parallel" and not self.is_part \
-                and emit_short_rows(self.values, stmt, self.cost, bounds):
+        if stmt.mark == "parallel" and emit_short_rows(self.values, stmt, self.cost, bounds):
             return
         if stmt.mark in ("vector", "parallel"):
             plan = vector_plan(stmt, self.values, self.cost,
