@@ -32,8 +32,6 @@ class Machine:
         Whether it has the instructions of all x86 processors of 64 bits.
     last_cache : int
         Bytes of the last cache.
-    has_fma : bool
-        Whether it multiplies and adds with one rounding.
     """
 
     vector_bytes: int = 16
@@ -44,7 +42,6 @@ class Machine:
     has_float16: bool = False
     is_x86: bool = False
     last_cache: int = COMMON_LAST_CACHE
-    has_fma: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of a dtype a vector register holds."""
@@ -53,12 +50,10 @@ class Machine:
 
 _PROBE = """
 declare void @llvm.masked.store.v8f32.p0(<8 x float>, ptr, i32, <8 x i1>)
-declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
 declare void @llvm.masked.store.v16i8.p0(<16 x i8>, ptr, i32, <16 x i1>)
 define void @probe(ptr %at, <8 x i1> %eight, <16 x i1> %sixteen) {
   %wide = load <16 x float>, ptr %at, align 4
-  %sum = call <16 x float> @llvm.fma.v16f32(<16 x float> %wide, <16 x float> %wide,
-                                            <16 x float> %wide)
+  %sum = fadd <16 x float> %wide, %wide
   store <16 x float> %sum, ptr %at, align 4
   call void @llvm.masked.store.v8f32.p0(<8 x float> zeroinitializer, ptr %at, i32 4,
                                         <8 x i1> %eight)
@@ -79,7 +74,7 @@ def probe(target: llvm.TargetMachine) -> Machine:
     """
     if not target.triple.startswith(("x86_64", "i386", "i686")):
         is_arm = target.triple.startswith(("aarch64", "arm64"))
-        return Machine(registers=32 if is_arm else 16, has_float16=is_arm, has_fma=is_arm)
+        return Machine(registers=32 if is_arm else 16, has_float16=is_arm)
     text = target.emit_assembly(llvm.parse_assembly(_PROBE))
     width = 64 if "zmm" in text else 32 if "ymm" in text else 16
     sizes: tuple[int, ...] = ()
@@ -88,5 +83,5 @@ def probe(target: llvm.TargetMachine) -> Machine:
     elif "vmaskmov" in text:
         sizes = (4, 8)
     return Machine(width, frozenset(sizes), registers=32 if width == 64 else 16,
-                   has_float16="vcvtph2ps" in text, has_fma="vfmadd" in text,
+                   has_float16="vcvtph2ps" in text,
                    is_x86=target.triple.startswith("x86_64"))

@@ -14,7 +14,6 @@ import numpy as np
 
 from ...runtime.artifact import numpy_dtype
 from ..dtypes import FLOATS, HALVES, SIZES, is_float
-from ..loop.division import reciprocal
 from ..loop.half import conversion
 from ..loop.ir import Const, Scalar
 from ..loop.scalar import CHOICES
@@ -129,13 +128,6 @@ def _subtract(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int)
 
 
 def _divide(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
-    divisor = node.args[1]
-    if isinstance(divisor, Const) and writer.module.machine.has_fma:
-        parts = reciprocal(float(divisor.value), node.dtype)
-        if parts is not None:
-            high, low = (constant(part, node.dtype, lanes) for part in parts)
-            rest = writer.emit(f"fmul {llvm_type(node.dtype, lanes)} {args[0]}, {low}")
-            return intrinsic(writer, "fma", node.dtype, [args[0], high, rest], lanes=lanes)
     return writer.emit(f"fdiv {llvm_type(node.dtype, lanes)} {args[0]}, {args[1]}")
 
 
