@@ -35,9 +35,10 @@ INTERRUPTED = -1
 EXTERNALS = {
     "tx_parallel_for": "void (void (*body)(i64 *frame, i64 begin, i64 end), i64 *frame, i64 count,"
                        " i64 grain): runs body over [0, count) in chunks of a multiple of grain",
-    "tx_parallel_until": "i64 (body, frame, count, grain as above, i64 may_stop): when may_stop is"
-                         " set it leaves out the rest once the user interrupted the call, and then"
-                         " returns non-zero",
+    "tx_parallel_until": "i64 (body, frame, count, grain as above, i64 may_stop, i64 is_long): when"
+                         " may_stop is set it leaves out the rest once the user interrupted the"
+                         " call, and then returns non-zero; is_long tells that it pays to wake"
+                         " threads that sleep",
     "tx_poll": "i64 (): 0, or non-zero when the user interrupted the call",
     "cblas_sgemm": "CBLAS single-precision matrix product, 32-bit integers",
     "cblas_dgemm": "CBLAS double-precision matrix product, 32-bit integers",

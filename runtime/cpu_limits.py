@@ -9,16 +9,17 @@ from . import cpu_threads
 from .cpu_jit import Library, assemble, link, loading
 
 _REGIONS = """
-declare i64 @tx_parallel_limited(ptr, ptr, i64, i64, i64, i64)
+declare i64 @tx_parallel_limited(ptr, ptr, i64, i64, i64, i64, i64)
 
 define void @tx_parallel_for(ptr %body, ptr %frame, i64 %count, i64 %grain) {
   %stopped = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 0,
-                                           i64 LIMIT)
+                                           i64 0, i64 LIMIT)
   ret void
 }
-define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop) {
+define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop,
+                              i64 %is.long) {
   %stopped = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain,
-                                           i64 %may.stop, i64 LIMIT)
+                                           i64 %may.stop, i64 %is.long, i64 LIMIT)
   ret i64 %stopped
 }
 """

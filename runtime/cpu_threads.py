@@ -38,7 +38,7 @@ SPIN_TICKS = max(1, cpu_poll.TICKS_PER_MS * 30 // 1000)
 
 WAKE_CHUNKS = 32
 """A region of so many chunks wakes workers at once: compiled code makes none shorter than some
-microseconds."""
+microseconds.  So does one of fewer that is known to be long."""
 
 MAX_CHUNKS = 512
 """Most chunks of one region: enough to balance the load, few enough to cost nothing."""
@@ -106,19 +106,20 @@ declare i64 @llvm.smin.i64(i64, i64)
 
 define void @tx_parallel_for(ptr %body, ptr %frame, i64 %count, i64 %grain) {
   %never = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 0,
-                                         i64 MOST_THREADS)
+                                         i64 0, i64 MOST_THREADS)
   ret void
 }
 
-define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop) {
+define i64 @tx_parallel_until(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop,
+                              i64 %is.long) {
   %result = call i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain,
-                                          i64 %may.stop, i64 MOST_THREADS)
+                                          i64 %may.stop, i64 %is.long, i64 MOST_THREADS)
   ret i64 %result
 }
 
 ; At most `own.limit` threads take part, the calling one included.
 define i64 @tx_parallel_limited(ptr %body, ptr %frame, i64 %count, i64 %grain, i64 %may.stop,
-                                i64 %own.limit) {
+                                i64 %is.long, i64 %own.limit) {
   %some = icmp sgt i64 %count, 0
   br i1 %some, label %shape, label %done
 shape:
@@ -151,7 +152,9 @@ ready:
 able:
   %dozing = load atomic i64, ptr @sleepers monotonic, align 8
   %all.asleep = icmp sge i64 %dozing, %workers
-  %short = icmp slt i64 %chunks, WAKE_CHUNKS
+  %few.chunks = icmp slt i64 %chunks, WAKE_CHUNKS
+  %not.long = icmp eq i64 %is.long, 0
+  %short = and i1 %few.chunks, %not.long
   %hesitates = and i1 %all.asleep, %short
   br i1 %hesitates, label %hesitate, label %claim
 

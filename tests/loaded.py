@@ -19,8 +19,8 @@ STOPS: list[int] = [0]
 _LIBRARIES = count()
 
 
-@ctypes.CFUNCTYPE(_I64, _TASK, ctypes.c_void_p, _I64, _I64, _I64)
-def _parallel_until(task, frame, count, grain, may_stop):
+@ctypes.CFUNCTYPE(_I64, _TASK, ctypes.c_void_p, _I64, _I64, _I64, _I64)
+def _parallel_until(task, frame, count, grain, may_stop, is_long):
     """Run the chunks last to first: any order must do."""
     REGIONS.append((count, grain))
     for begin in reversed(range(0, count, grain)):
@@ -30,7 +30,7 @@ def _parallel_until(task, frame, count, grain, may_stop):
 
 @ctypes.CFUNCTYPE(None, _TASK, ctypes.c_void_p, _I64, _I64)
 def _parallel_for(task, frame, count, grain):
-    _parallel_until(task, frame, count, grain, 0)
+    _parallel_until(task, frame, count, grain, 0, 0)
 
 
 @ctypes.CFUNCTYPE(_I64)

@@ -142,7 +142,7 @@ def adam(data: Arrays) -> Case:
     step = tx.function([], [], updates=updates.adam(
         gradients, parameters, formulas.ADAM_RATE, formulas.BETA1, formulas.BETA2,
         formulas.ADAM_EPSILON))
-    return _compiled(step, (), lambda _: as_list([p.get_value() for p in parameters]))
+    return _compiled(step, {}, lambda _: as_list([p.get_value() for p in parameters]))
 
 
 def matmul(data: Arrays) -> Case:

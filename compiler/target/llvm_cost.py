@@ -39,6 +39,9 @@ from 2 us on; twice that, since this is an estimate."""
 CHUNK = 2_000_000
 """Of a chunk: handing it to a thread takes a twentieth of that."""
 
+WAKE = 64_000_000
+"""From here on it pays to wake threads that sleep."""
+
 LONG = 1_000_000_000
 """From here on a call asks between steps whether the user interrupted it."""
 

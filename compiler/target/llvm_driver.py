@@ -17,7 +17,7 @@ from ..loop.walk import statements
 from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
 from .llvm_contract import (
     Epilogue, blocking, contract_symbols, emit_contract, task_count)
-from .llvm_cost import CHUNK, LONG, PARALLEL, nest_work, program_work, step_work
+from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
 from .llvm_kernel import (
     DRIVER_ATTRIBUTES, FLAT_UNIT, KernelCode, emit_kernel, emit_task, parallel_loop)
@@ -51,7 +51,7 @@ define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) noinline optnon
 """The same in code: see :func:`chunk_of`."""
 
 _DISPATCH = f"""
-declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64)
+declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64, i64)
 define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit,
     i64 %may.stop) noinline optnone nounwind {{
   %large = icmp sgt i64 %work, {PARALLEL}
@@ -60,8 +60,10 @@ define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, 
   br i1 %cut, label %parallel, label %serial
 parallel:
   %grain = call i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit)
+  %is.long = icmp sgt i64 %work, {WAKE}
+  %wakes = zext i1 %is.long to i64
   %stopped = call i64 @tx_parallel_until(ptr %task, ptr %frame, i64 %extent, i64 %grain,
-                                         i64 %may.stop)
+                                         i64 %may.stop, i64 %wakes)
   ret i64 %stopped
 serial:
   call void %task(ptr %frame, i64 0, i64 %extent)
