@@ -269,18 +269,48 @@ class FakeDriver:
         assert [loop.extent for loop in reversed(loops)] == list(threads[:len(loops)])
         if kernel.waits and (self.status(sizes[-1], kernel.first_slot) != NOT_FAILED).any():
             return
-        arrays = {}
+        arrays, copies = {}, []
         for number, pointer in zip(code.roots, pointers):
             root = signature.buffers[number].root()
             shape = self.shape(root, symbols, pointer)
-            arrays[root] = self.view(pointer, shape, root.dtype)
+            size = int(np.prod(shape)) * np.dtype(root.dtype).itemsize
+            if size and size > self.left(pointer):
+                arrays[root] = self.extended(pointer, shape, root.dtype)
+                copies.append((pointer, arrays[root], arrays[root].tobytes()))
+            else:
+                arrays[root] = self.view(pointer, shape, root.dtype)
         failures: list[tuple[int, int]] = []
         run_scheduled(kernel.nest, arrays, symbols, failures)
+        for pointer, array, before in copies:
+            self.put_back(pointer, array, before)
         self.launched.append(code.name)
         codes = [s.code for s in statements(kernel.nest.body) if isinstance(s, Check)]
         for failed, value in failures:
             slot = kernel.first_slot + codes.index(failed)
             self.view(sizes[-1] + 8 * slot, (1,), "int64")[0] = value
+
+    def left(self, pointer: int) -> int:
+        """Return the bytes from an address to the end of its memory."""
+        start = self.block_of(pointer, 1)
+        return start + self.blocks[start][1].size - pointer
+
+    def extended(self, pointer: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return a copy of memory, with bytes that nobody wrote behind it.
+
+        Equal nests share a kernel, and the arrays of the first one may be larger.
+        """
+        size, left = int(np.prod(shape)) * np.dtype(dtype).itemsize, self.left(pointer)
+        found = np.full(size, 0xA5, np.uint8)
+        found[:left] = self.view(pointer, (left,), "uint8")
+        return found.view(dtype).reshape(shape)
+
+    def put_back(self, pointer: int, array: np.ndarray, before: bytes) -> None:
+        """Write what a kernel changed in a copy."""
+        after, left = array.reshape(-1).view(np.uint8), self.left(pointer)
+        changed = np.flatnonzero(after != np.frombuffer(before, np.uint8))
+        if changed.size and changed[-1] >= left:
+            raise DeviceError(f"a kernel writes {changed[-1] - left + 1} bytes beyond its memory")
+        self.view(pointer, (left,), "uint8")[changed] = after[changed]
 
     def shape(self, root, symbols, pointer: int) -> tuple[int, ...]:
         """Return a root's shape; an unknown first dim reaches to the end of its memory."""
