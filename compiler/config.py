@@ -14,7 +14,7 @@ from ..runtime.artifact import CompileError, format_message
 
 _CHOICES = {"floatX": ("float32", "float64"), "device": ("cpu", "cuda", "cuda:1"),
             "on_unused_input": ("raise", "warn", "ignore"), "optimize": ("full", "fast_compile"),
-            "float32_matmul_precision": ("highest", "high")}
+            "float32_matmul_precision": ("highest", "high"), "gpu_blas": ("never", "large")}
 
 
 @dataclass
@@ -37,6 +37,10 @@ class Config:
         capability 8.0 on round their operands to 10 bits of mantissa (tf32) and add the products up
         in float32, several times faster; elsewhere values do not change.  PyTorch calls it the
         same.
+    gpu_blas : str
+        ``never``: matrix products on a GPU are kernels of our own.  ``large``: cuBLAS computes
+        those that are large, of two matrices as they lie in memory, and that nothing follows which
+        our kernels do on the way.  It comes in a package of its own, ``nvidia-cublas``.
     """
 
     floatX: str = "float64"
@@ -44,6 +48,7 @@ class Config:
     on_unused_input: str = "raise"
     optimize: str = "full"
     float32_matmul_precision: str = "highest"
+    gpu_blas: str = "never"
 
     def __setattr__(self, name: str, value: str) -> None:
         if name not in _CHOICES:

@@ -275,7 +275,7 @@ def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> s
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
         "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
-        "precision": options.float32_matmul_precision,
+        "precision": options.float32_matmul_precision, "gpu blas": options.gpu_blas,
         "sources": sources_digest(), "target": target_of(options.device).describe(),
     }
     digest = hashlib.sha256()

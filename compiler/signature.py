@@ -54,6 +54,8 @@ class Options:
         Return results in the device's own memory.
     float32_matmul_precision : str
         ``highest``, or ``high``: GPUs may round the operands of float32 products to tf32.
+    gpu_blas : str
+        ``never``, or ``large``: cuBLAS computes large products on GPUs.
     """
 
     optimize: str = "full"
@@ -67,6 +69,7 @@ class Options:
     device: str = "cpu"
     on_device: bool = False
     float32_matmul_precision: str = "highest"
+    gpu_blas: str = "never"
 
     def __post_init__(self) -> None:
         unknown = set(self.disabled) - set(PASSES)

@@ -425,8 +425,9 @@ def _options(mode: Any, device: str | None, on_device: bool) -> Options:
     precision = options.float32_matmul_precision
     if precision == "highest":
         precision = config.float32_matmul_precision
+    gpu_blas = config.gpu_blas if options.gpu_blas == "never" else options.gpu_blas
     return replace(options, device=device, on_device=on_device or options.on_device,
-                   float32_matmul_precision=precision,
+                   float32_matmul_precision=precision, gpu_blas=gpu_blas,
                    has_blas=options.has_blas and blas.available())
 
 

@@ -24,9 +24,10 @@ from .artifact import Artifact
 from .call import Executable, bind_symbols, check_shared, constant_array
 from .convert import DEFAULT_POLICY, Policy, convert_arguments
 from .cuda_array import DeviceArray
+from .cuda_blas import Blas, Handle
 from .cuda_driver import driver
 from .cuda_exchange import convert_on, import_destination
-from .cuda_layout import Layout, Places, Plan, byte_count
+from .cuda_layout import Layout, Places, Plan, Product, byte_count
 from .cuda_memory import (
     ForeignMemory, Memory, Stream, has_read, has_written, will_read, will_write)
 from .errors import DeviceError, InternalError, ShapeError, format_message
@@ -90,10 +91,13 @@ class Lane:
         The array of each borrowed output.
     foreign : list
         Memory of other libraries that unfinished work reads.
+    products : Handle or None
+        What cuBLAS keeps, for functions that use it.
     """
 
-    def __init__(self, device: int, outputs: int):
+    def __init__(self, device: int, outputs: int, blas: Blas | None):
         self.stream = Stream(device)
+        self.products = None if blas is None else Handle(blas, self.stream)
         self.recorder = self.stream.driver.stream(records=True)
         self.block: Memory | None = None
         self.seen: dict[tuple[int, ...], object] = {}
@@ -175,6 +179,7 @@ class CudaExecutable(Executable):
             self.module = self.driver.load(
                 self.plan.source, self.driver.describe(self.device)[1]) \
                 if self.plan.code["steps"] else None
+            self.blas = self.driver.blas() if self.plan.code["uses_blas"] else None
         self.writes = artifact.updates_in_place or any(
             output.shared is not None for output in artifact.outputs)
         cpu_locks.install()
@@ -238,7 +243,7 @@ class CudaExecutable(Executable):
             self._lanes += lane is None
         try:
             if lane is None:
-                lane = Lane(self.device, len(self.artifact.outputs))
+                lane = Lane(self.device, len(self.artifact.outputs), self.blas)
             yield lane
         finally:
             with self._free:
@@ -312,9 +317,12 @@ class CudaExecutable(Executable):
                 f"results of shapes {list(shapes)}; {self._symbol_text(symbols)}"))
         return shapes
 
-    def launch(self, symbols: list[int], places: Places, stream: int) -> None:
-        """Queue all launches of a call."""
+    def launch(self, symbols: list[int], places: Places, lane: Lane, stream: int) -> None:
+        """Queue all launches and products of a call on a stream of a lane's."""
         for launch in self.plan.launches(symbols, places):
+            if isinstance(launch, Product):
+                lane.products.multiply(launch, stream)
+                continue
             function = self.functions.get(launch.kernel)
             if function is None:
                 function = self.functions[launch.kernel] = self.driver.function(
@@ -448,13 +456,13 @@ class _Call:
         key = (*symbols, *places.given, places.arena)
         if key not in lane.seen:
             lane.note(key, None)
-            self.owner.launch(symbols, places, stream)
+            self.owner.launch(symbols, places, lane, stream)
             return
         graph = lane.seen[key]
         if graph is None:
             self.driver.begin_capture(lane.recorder)
             try:
-                self.owner.launch(symbols, places, lane.recorder)
+                self.owner.launch(symbols, places, lane, lane.recorder)
             finally:
                 graph = self.driver.end_capture(lane.recorder)
             lane.note(key, graph)

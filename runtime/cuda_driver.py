@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .errors import DeviceError, format_message
+
+if TYPE_CHECKING:
+    from .cuda_blas import Blas
 
 T = TypeVar("T")
 
@@ -64,6 +67,9 @@ class Driver(Protocol):
 
     def function(self, module: object, name: str, scratch: int = 0) -> object:
         """Return a function of a module, which may be given so many bytes of scratch memory."""
+
+    def blas(self) -> Blas:
+        """Return cuBLAS."""
 
     def stream(self, records: bool = False) -> int:
         """Return a new stream; one that only ``records`` has no part in the order of others.

@@ -58,6 +58,47 @@ class Launch:
     """Bytes of scratch memory a block needs beyond what its code declares."""
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A batch of matrices in device memory, by rows or (``turned``) by columns.
+
+    ``line`` and ``batch`` count elements from a row (column), and from a matrix, to the next one.
+    """
+
+    dtype: str
+    pointer: int
+    line: int
+    batch: int
+    turned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product for cuBLAS.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Matrices of the batch, rows, columns, depth.
+    left, right, out : Matrix
+    adds : bool
+        Whether it is added to what ``out`` holds.
+    rounds : bool
+        Whether operands of float32 may be rounded to tf32.
+    workspace, workspace_size : int
+        Address and bytes of memory to use meanwhile.
+    """
+
+    sizes: tuple[int, int, int, int]
+    left: Matrix
+    right: Matrix
+    out: Matrix
+    adds: bool
+    rounds: bool
+    workspace: int
+    workspace_size: int
+
+
 class Plan:
     """The code of an artifact, and what it says of sizes.
 
@@ -125,30 +166,48 @@ class Plan:
             raise MemoryError(f"{artifact.name}: the results would take more than {LARGEST} bytes")
         return Layout(places_in, places_out, status, arena, extra, offset)
 
-    def launches(self, symbols: list[int], places: Places) -> Iterator[Launch]:
-        """Yield all launches of a call, in order."""
+    def launches(self, symbols: list[int], places: Places) -> Iterator[Launch | Product]:
+        """Yield all launches and products of a call, in order."""
         yield from self._launches(self.code["steps"], dict(enumerate(symbols)), places)
 
     def _launches(self, steps: list[dict], symbols: dict[int, int],
-                  places: Places) -> Iterator[Launch]:
+                  places: Places) -> Iterator[Launch | Product]:
         for step in steps:
             if "body" in step:
                 for index in range(self.value(step["extent"], symbols)):
                     symbols[step["index"]] = index
                     yield from self._launches(step["body"], symbols, places)
                 continue
+            if "matrices" in step:
+                yield from self._products(step, symbols, places)
+                continue
             blocks = self.value(step["blocks"], symbols)
             if blocks <= 0:
                 continue
-            starts = {"arena": places.arena, "extra": places.extra}
-            arguments = [places.given[at] if where == "given"
-                         else starts[where] + self.value(at, symbols)
-                         for where, at in step["pointers"]]
+            arguments = [self._address(place, symbols, places) for place in step["pointers"]]
             arguments += [self.value(text, symbols) for text in step["sizes"]]
             if step["status"]:
                 arguments.append(places.status)
             yield Launch(step["kernel"], blocks, tuple(step["threads"]), tuple(arguments),
                          step["scratch"])
+
+    def _address(self, place: list, symbols: dict[int, int], places: Places) -> int:
+        where, at = place
+        if where == "given":
+            return places.given[at]
+        return {"arena": places.arena, "extra": places.extra}[where] + self.value(at, symbols)
+
+    def _products(self, step: dict, symbols: dict[int, int], places: Places) -> Iterator[Product]:
+        """Yield a product, unless it has no elements."""
+        sizes = tuple(self.value(text, symbols) for text in step["sizes"])
+        if 0 in sizes[:3]:
+            return
+        matrices = (
+            Matrix(own["dtype"], self._address(own["pointer"], symbols, places)
+                   + self.value(own["offset"], symbols), self.value(own["line"], symbols),
+                   self.value(own["batch"], symbols), own["turned"]) for own in step["matrices"])
+        yield Product(sizes, *matrices, step["adds"], step["rounds"],
+                      self._address(step["workspace"], symbols, places), step["workspace_size"])
 
 
 def byte_count(dtype: str, shape: Sequence[int]) -> int:

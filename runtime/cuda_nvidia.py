@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from .cuda_blas import Blas, load
 from .cuda_driver import out_of_memory
 from .errors import DeviceError, format_message
 
@@ -71,6 +72,7 @@ class NvidiaDriver:
         self._contexts: dict[int, object] = {}
         self._pools: dict[int, object | None] = {}
         self._lost = ""
+        self._blas: Blas | None = None
         try:
             self._ask(driver.cuInit(0))
         except (RuntimeError, OSError) as error:  # no libcuda: there is no driver
@@ -228,6 +230,12 @@ class NvidiaDriver:
             limit = self._cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._ask(self._cuda.cuFuncSetAttribute(found, limit, scratch))
         return found
+
+    def blas(self) -> Blas:
+        """Return cuBLAS, which is loaded when it is first asked for."""
+        if self._blas is None:
+            self._blas = load(self.version())
+        return self._blas
 
     # -- order -------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ def _cache() -> Iterator[str]:
 
 
 def _gpu() -> Iterator[str]:
+    from .cuda_blas import find
     from .cuda_driver import driver
     from .cuda_nvrtc import version
     try:
@@ -63,6 +64,8 @@ def _gpu() -> Iterator[str]:
     except TetractysError:
         yield _line("NVRTC", "not found")
         yield f"-> {_EXTRA}: for device='cuda'"
+    found = ", ".join(f"of CUDA {major}" for major in sorted(find()))
+    yield _line("cuBLAS", found or 'not installed; only gpu_blas="large" needs it')
     try:
         own = driver()
         count = own.count()

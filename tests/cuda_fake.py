@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from cuda_fake_blas import FakeBlas
 
 from tetractys.compiler.dims import evaluate, symbols_of
 from tetractys.compiler.loop.ir import Check
@@ -24,6 +25,7 @@ from tetractys.compiler.target.cuda_emulate import run_scheduled
 from tetractys.compiler.target.cuda_schedule import parts_of
 from tetractys.runtime import cuda_driver
 from tetractys.runtime.cuda import NOT_FAILED
+from tetractys.runtime.cuda_blas import Blas
 from tetractys.runtime.cuda_driver import LEGACY_STREAM
 from tetractys.runtime.errors import DeviceError
 
@@ -71,13 +73,14 @@ class FakeDriver:
         self.launched: list[str] = []
         self.moved = {"in": 0, "out": 0, "within": 0}
         self.recorded = self.replayed = self.waited = 0
-        self.recording: dict[int, list[tuple]] = {}
+        self.recording: dict[int, list[Callable[[], object]]] = {}
         self.present = threading.local()
         self.last: dict[int, Work | None] = {LEGACY_STREAM: None}
         self.marks: dict[int, Work | None] = {}
         self.recorders: set[int] = set()
         self.mutex = threading.RLock()
         self.lost = ""
+        self.library = FakeBlas(self)
 
     @property
     def device(self) -> int:
@@ -234,17 +237,27 @@ class FakeDriver:
         assert stream in self.recorders
         self.recording[stream] = []
 
-    def end_capture(self, stream: int) -> list[tuple]:
+    def end_capture(self, stream: int) -> list[Callable[[], object]]:
         self.recorded += 1
         return self.recording.pop(stream)
 
-    def replay(self, graph: list[tuple], stream: int) -> None:
+    def replay(self, graph: list[Callable[[], object]], stream: int) -> None:
         self.replayed += 1
-        for launch in graph:
-            self.queue(stream, lambda launch=launch: self.run(*launch))
+        for do in graph:
+            self.queue(stream, do)
 
-    def discard(self, graph: list[tuple]) -> None:
+    def discard(self, graph: list[Callable[[], object]]) -> None:
         graph.clear()
+
+    def submit(self, stream: int, do: Callable[[], object]) -> None:
+        """Queue something, or record it."""
+        if stream in self.recording:
+            self.recording[stream].append(do)
+        else:
+            self.queue(stream, do)
+
+    def blas(self) -> Blas:
+        return Blas(self.library.functions())
 
     def launch(self, function: cuda.Emitted, blocks: int, threads: Sequence[int],
                arguments: Sequence[int], stream: int, scratch: int = 0) -> None:
@@ -252,10 +265,7 @@ class FakeDriver:
         assert 0 < blocks < 1 << 31 and len(threads) == 3 and np.prod(threads) <= 1024
         assert all(isinstance(argument, int) for argument in arguments)
         launch = function, blocks, tuple(threads), tuple(arguments)
-        if stream in self.recording:
-            self.recording[stream].append(launch)
-        else:
-            self.queue(stream, lambda: self.run(*launch))
+        self.submit(stream, lambda: self.run(*launch))
 
     def run(self, kernel: cuda.Emitted, blocks: int, threads: tuple[int, ...],
             arguments: tuple[int, ...]) -> None:
@@ -269,18 +279,48 @@ class FakeDriver:
         assert [loop.extent for loop in reversed(loops)] == list(threads[:len(loops)])
         if kernel.waits and (self.status(sizes[-1], kernel.first_slot) != NOT_FAILED).any():
             return
-        arrays = {}
+        arrays, copies = {}, []
         for number, pointer in zip(code.roots, pointers):
             root = signature.buffers[number].root()
             shape = self.shape(root, symbols, pointer)
-            arrays[root] = self.view(pointer, shape, root.dtype)
+            size = int(np.prod(shape)) * np.dtype(root.dtype).itemsize
+            if size and size > self.left(pointer):
+                arrays[root] = self.extended(pointer, shape, root.dtype)
+                copies.append((pointer, arrays[root], arrays[root].tobytes()))
+            else:
+                arrays[root] = self.view(pointer, shape, root.dtype)
         failures: list[tuple[int, int]] = []
         run_scheduled(kernel.nest, arrays, symbols, failures)
+        for pointer, array, before in copies:
+            self.put_back(pointer, array, before)
         self.launched.append(code.name)
         codes = [s.code for s in statements(kernel.nest.body) if isinstance(s, Check)]
         for failed, value in failures:
             slot = kernel.first_slot + codes.index(failed)
             self.view(sizes[-1] + 8 * slot, (1,), "int64")[0] = value
+
+    def left(self, pointer: int) -> int:
+        """Return the bytes from an address to the end of its memory."""
+        start = self.block_of(pointer, 1)
+        return start + self.blocks[start][1].size - pointer
+
+    def extended(self, pointer: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return a copy of memory, with bytes that nobody wrote behind it.
+
+        Equal nests share a kernel, and the arrays of the first one may be larger.
+        """
+        size, left = int(np.prod(shape)) * np.dtype(dtype).itemsize, self.left(pointer)
+        found = np.full(size, 0xA5, np.uint8)
+        found[:left] = self.view(pointer, (left,), "uint8")
+        return found.view(dtype).reshape(shape)
+
+    def put_back(self, pointer: int, array: np.ndarray, before: bytes) -> None:
+        """Write what a kernel changed in a copy."""
+        after, left = array.reshape(-1).view(np.uint8), self.left(pointer)
+        changed = np.flatnonzero(after != np.frombuffer(before, np.uint8))
+        if changed.size and changed[-1] >= left:
+            raise DeviceError(f"a kernel writes {changed[-1] - left + 1} bytes beyond its memory")
+        self.view(pointer, (left,), "uint8")[changed] = after[changed]
 
     def shape(self, root, symbols, pointer: int) -> tuple[int, ...]:
         """Return a root's shape; an unknown first dim reaches to the end of its memory."""
@@ -313,8 +353,8 @@ def fake_gpu(fake: FakeDriver | None = None, **options: int) -> Iterator[FakeDri
     fake = FakeDriver(**options) if fake is None else fake
     build = cuda.build
 
-    def noted(program, precision):
-        built = build(program, precision)
+    def noted(program, precision, blas):
+        built = build(program, precision, blas)
         fake.builds[built.source] = built
         return built
 

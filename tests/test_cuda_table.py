@@ -14,8 +14,6 @@ from cuda_fake import fake_gpu
 from test_ops_table import CASES, Case, _variants, assert_close, tolerance
 
 import tetractys as tx
-from tetractys.runtime import cuda_driver
-from tetractys.runtime.errors import TetractysError
 
 
 def _first_of_each(cases: list[Case]) -> list[Case]:
@@ -46,17 +44,6 @@ def test_values_are_numpys(case):
     with fake_gpu() as gpu:
         check(case)
         assert gpu.replayed >= gpu.recorded
-
-
-@pytest.fixture(scope="module")
-def real_gpu():
-    """Skip unless there is a GPU."""
-    try:
-        count = cuda_driver.driver().count()
-    except TetractysError as error:
-        pytest.skip(f"no GPU: {str(error).splitlines()[0]}")
-    if not count:
-        pytest.skip("no GPU: the driver finds none")
 
 
 @pytest.mark.cuda

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_fake import fake_gpu
+
+import tetractys as tx
+from tetractys import init
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,17 +52,20 @@ def write_digits(folder, count=6, prefix="t10k", suffix="", pixels=(3, 4)):
         (folder / (stem + suffix)).write_bytes(gzip.compress(content) if suffix else content)
 
 
-def run_mnist(tmp_path, *options):
-    """Run the example as a user does."""
+def run_mnist(tmp_path, *options, **variables):
+    """Run the example as a user does, with these variables in the environment."""
     return subprocess.run(
         [sys.executable, str(EXAMPLES / "mnist.py"), "--output", str(tmp_path), *options],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        capture_output=True, text=True, cwd=tmp_path, timeout=300, env={**os.environ, **variables})
 
 
 # -- the main job ----------------------------------------------------------------------------------
 
-def test_mnist_learns_from_the_sample(tmp_path):
-    run = run_mnist(tmp_path, "--epochs", "3")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_mnist_learns_from_the_sample(tmp_path, device, request):
+    if device == "cuda":
+        request.getfixturevalue("real_gpu")
+    run = run_mnist(tmp_path, "--epochs", "3", TETRACTYS_DEVICE=device)
     assert run.returncode == 0, run.stderr
     *_, last = run.stdout.splitlines()
     found = re.fullmatch(r"test error (\d+\.\d\d) %", last)
@@ -68,6 +77,24 @@ def test_mnist_learns_from_the_sample(tmp_path):
     for picture in ("mnist-curves.png", "mnist-weights.png"):
         content = (tmp_path / picture).read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000
+
+
+def test_mnist_learns_the_same_on_an_emulated_gpu(mnist, tmp_path, monkeypatch):
+    write_digits(tmp_path, 20)
+    data, test = mnist.load(tmp_path)
+    monkeypatch.setattr(tx.config, "floatX", "float32")
+    monkeypatch.setattr(init, "_rng", init._rng)  # what set_rng sets
+    found = []
+    with fake_gpu() as gpu:
+        for device in ("cpu", "cuda"):
+            monkeypatch.setattr(tx.config, "device", device)
+            init.set_rng(1)
+            model = mnist.build((3, 4), hidden_units=8)
+            history = mnist.train(model, data, test, epochs=1, batch_size=5, learning_rate=0.1,
+                                  seed=1)
+            found.append(np.array([astuple(epoch) for epoch in history]))
+    assert gpu.launched and found[0].shape == (1, 4)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
 def test_mnist_is_reproducible(tmp_path):

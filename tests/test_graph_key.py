@@ -182,6 +182,7 @@ def test_every_option_is_part_of_the_key():
     changed = {"optimize": "fast_compile", "fast_math": True, "keep_text": True, "verify": True,
                "disabled": frozenset({"fusion", "in_place"}), "has_blas": False,
                "device": "cuda", "on_device": True, "float32_matmul_precision": "high",
+               "gpu_blas": "large",
                "memory_budget": 1000,
                "size_hints": {as_symbol(x.type.dims[0]): 5}}
     assert set(changed) == set(Options.__dataclass_fields__)

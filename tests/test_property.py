@@ -37,6 +37,7 @@ BINARY = {
     "add": lambda x, y: x + y, "mul": lambda x, y: x * y, "sub": lambda x, y: x - y,
     "max": T.maximum, "guarded div": lambda x, y: x / (1.0 + T.sqr(y)),
 }
+LAYOUTS = ("strided", "reversed", "fortran", "read-only", "byte-swapped")
 
 
 @st.composite
@@ -134,7 +135,7 @@ def test_symbolic_sizes_agree_with_specialised_ones(graph):
 
 
 @settings(max_examples=12, **SETTINGS)
-@given(graphs(), st.sampled_from(["strided", "reversed", "fortran", "read-only", "byte-swapped"]))
+@given(graphs(), st.sampled_from(LAYOUTS))
 def test_any_layout_of_arguments(graph, layout):
     """Arguments may be laid out in any way."""
     inputs, outputs, arrays = graph

@@ -56,4 +56,5 @@ def _compile_for_cpu(program: Program, options: Options, timed: Timer) -> Artifa
 def _compile_for_gpu(program: Program, options: Options, timed: Timer) -> Artifact:
     from .cuda import compile_program
     with timed("write code"):
-        return compile_program(program, options.keep_text, options.float32_matmul_precision)
+        return compile_program(program, options.keep_text, options.float32_matmul_precision,
+                               options.gpu_blas)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from ...runtime.artifact import Artifact, InternalError, Output
 from ..dims import DimLike, as_dim, proves_nonnegative
+from ..dtypes import SIZES
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import (
     Contract, Copy, For, Group, Kernel, Program, Step, bytes_of, reads_of, writes_of)
+from .cuda_blas import WORKSPACE, LibraryProduct, Matrix, library_product
 from .cuda_contract import contract
 from .cuda_kernel import KernelCode, Module, emit_kernel
 from .cuda_schedule import copy_nest, parts_of, schedule
@@ -46,13 +48,15 @@ class Build:
     ----------
     source : str
     steps : list
-        JSON data: launches and loops.
+        JSON data: launches, products for cuBLAS, and loops.
     kernels : dict of str to Emitted
         By the name of the function.
     checks : list of int
         The failure code of each word of ``status``.
     extra : list of str
         Bytes that steps need beyond the arena, each on its own: expressions over ``s[k]``.
+    uses_blas : bool
+        Whether there are products for cuBLAS.
     """
 
     source: str = ""
@@ -60,10 +64,11 @@ class Build:
     kernels: dict[str, Emitted] = field(default_factory=dict)
     checks: list[int] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    uses_blas: bool = False
 
 
 def compile_program(program: Program, keep_text: bool = False,
-                    precision: str = "highest") -> Artifact:
+                    precision: str = "highest", blas: str = "never") -> Artifact:
     """Compile a program for CUDA.
 
     Parameters
@@ -74,6 +79,8 @@ def compile_program(program: Program, keep_text: bool = False,
         Whether ``Artifact.notes`` gets the source, as ``CUDA C``.
     precision : str
         Of products of float32, ``highest`` or ``high``.
+    blas : str
+        Which products cuBLAS computes, ``never`` any or the ``large`` ones.
 
     Returns
     -------
@@ -81,7 +88,7 @@ def compile_program(program: Program, keep_text: bool = False,
         Without a prologue, sites of arguments, or outputs that replace shared storage: the caller
         knows those.
     """
-    built = build(program, precision)
+    built = build(program, precision, blas)
     symbols = ordered_symbols(program)
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
 
@@ -91,7 +98,7 @@ def compile_program(program: Program, keep_text: bool = False,
     stored = [dim for buffer in (*program.outputs, *program.offsets) for dim in buffer.dims]
     code = json.dumps({
         "source": built.source, "steps": built.steps, "checks": built.checks,
-        "arena": text(program.arena), "extra": built.extra,
+        "arena": text(program.arena), "extra": built.extra, "uses_blas": built.uses_blas,
         "outputs": [[text(dim) for dim in buffer.dims] for buffer in program.outputs],
         "sizes": [text(dim) for dim in dict.fromkeys(stored) if not proves_nonnegative(dim)],
     })
@@ -113,9 +120,9 @@ def compile_program(program: Program, keep_text: bool = False,
     )
 
 
-def build(program: Program, precision: str = "highest") -> Build:
+def build(program: Program, precision: str = "highest", blas: str = "never") -> Build:
     """Return the kernels of a program and the steps that launch them."""
-    return _Builder(program, precision).build()
+    return _Builder(program, precision, blas).build()
 
 
 def scheduled(step: Kernel | Contract | Copy | Group, precision: str = "highest",
@@ -145,8 +152,8 @@ def scheduled(step: Kernel | Contract | Copy | Group, precision: str = "highest"
 class _Builder:
     """Emits the distinct kernels of a program, and writes down their launches."""
 
-    def __init__(self, program: Program, precision: str):
-        self.program, self.precision = program, precision
+    def __init__(self, program: Program, precision: str, blas: str):
+        self.program, self.precision, self.blas = program, precision, blas
         # What a product leaves to its own epilogue only is not among these.
         self.read = frozenset(
             buffer.root() for step in program.steps for buffer in reads_of(step)) | {
@@ -180,8 +187,13 @@ class _Builder:
             return [{"index": self.numbers[step.index], "extent": self.text(step.extent),
                      "body": body}]
         extra: dict[Buffer, str] = {}
-        launches = [self.launch(nest, commits and self.early_checks > 0, extra)
-                    for nest in scheduled(step, self.precision, self.read)]
+        waits = commits and self.early_checks > 0
+        # cuBLAS does not look whether a check failed.
+        found = None if self.blas == "never" or waits or not isinstance(step, Contract) else \
+            library_product(step, step.out.buffer.root() in self.read)
+        nests = scheduled(step, self.precision, self.read) if found is None else found.after
+        launches = [] if found is None else [self.library(step, found, extra)]
+        launches += [self.launch(nest, waits, extra) for nest in nests]
         if extra:
             self.built.extra.append("+".join(self._padded(buffer) for buffer in extra))
         return launches
@@ -197,6 +209,25 @@ class _Builder:
                          for number in kernel.code.roots],
             "sizes": [self.text(as_dim(symbol)) for symbol in signature.symbols],
             "status": kernel.code.has_status,
+        }
+
+    def library(self, step: Contract, found: LibraryProduct,
+                extra: dict[Buffer, str]) -> dict[str, object]:
+        """Return the product that cuBLAS is asked for."""
+        self.built.uses_blas = True
+        workspace = Buffer("workspace", "uint8", (WORKSPACE,), "temporary")
+
+        def matrix(own: Matrix) -> dict[str, object]:
+            dtype = own.buffer.dtype
+            return {"dtype": dtype, "pointer": self.address(own.buffer.root(), extra),
+                    "offset": self.text(own.offset * SIZES[dtype]), "line": self.text(own.line),
+                    "batch": self.text(own.batch), "turned": own.turned}
+
+        return {
+            "sizes": [self.text(size) for size in step.sizes],
+            "matrices": [matrix(own) for own in (found.left, found.right, found.out)],
+            "adds": step.add, "rounds": self.precision == "high",
+            "workspace": self.address(workspace, extra), "workspace_size": WORKSPACE,
         }
 
     def kernel(self, nest: Nest, waits: bool) -> tuple[Emitted, Signature]:
