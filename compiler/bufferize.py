@@ -410,8 +410,10 @@ def needs_memory(nodes: Sequence[Apply], results: Iterable[Variable], for_cores:
         if isinstance(lower, ViewLowering):
             forced.add(id(node.inputs[0]))
         elif isinstance(lower, ContractLowering):
-            if for_cores and _is_read_often(node):
-                forced.add(id(behind_views(left := node.inputs[0], index_of_rank(left.ndim))[0]))
+            left = node.inputs[0]
+            base, _ = behind_views(left, index_of_rank(left.ndim))
+            if for_cores and is_widening(base) and _has_many_columns(node):
+                forced.add(id(base))
             for operand in node.inputs:
                 found = contract_operand(operand, forced)
                 forced.add(id(operand if found is None else found.base))
@@ -421,15 +423,14 @@ def needs_memory(nodes: Sequence[Apply], results: Iterable[Variable], for_cores:
     return forced
 
 
-def _is_read_often(node: Apply) -> bool:
-    """Return whether the left operand of a product is halves that are better converted before.
+def _has_many_columns(product: Apply) -> bool:
+    """Return whether halves on the left of a product are better converted before.
 
     A core reads its elements one by one, once for every few columns of the result, while those of
     the right operand are converted many at a time, when they are copied to a panel.
     """
-    left, columns = node.inputs[0], node.outputs[0].type.dims[-1]
-    base, _ = behind_views(left, index_of_rank(left.ndim))
-    return is_widening(base) and not (isinstance(columns, int) and columns < CONVERTED_COLUMNS)
+    columns = product.outputs[0].type.dims[-1]
+    return not (isinstance(columns, int) and columns < CONVERTED_COLUMNS)
 
 
 def _aliases(variable: Variable) -> list[Variable]:

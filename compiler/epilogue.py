@@ -18,7 +18,7 @@ from dataclasses import replace
 from .dims import DimLike, as_dim, prod, proves_equal
 from .loop.ir import Buffer, Check, For
 from .loop.walk import loads, operands, statements, target_access
-from .program import Contract, Kernel, Program, Step, commute, roots, writes_of
+from .program import Contract, Kernel, Program, Step, Trace, roots, writes_of
 
 LONGEST_LATE = 1 << 29
 """Floating-point operations that a product may take behind ``commit``: some milliseconds."""
@@ -76,8 +76,7 @@ def _product_for(steps: list[Step], place: int, commit: int, for_cores: bool) ->
         if isinstance(product, Contract) and product.epilogue is None \
                 and is_row_wise(product, kernel) and not (for_cores and _is_one_task(product)):
             between = steps[number + 1:place]
-            moved = product if crosses else kernel
-            if all(commute(moved, step) for step in between) \
+            if Trace(*between).commutes(product if crosses else kernel) \
                     and not (for_cores and crosses and _is_long(product)):
                 return number
             return None

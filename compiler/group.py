@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .loop.ir import Buffer
-from .program import Group, Kernel, Program, Step, bytes_of, reads_of, roots, writes_of
+from .program import Group, Kernel, Program, Step, Trace, bytes_of, roots
 
 SMALL_BYTES = 1 << 18
 """Memory that a kernel of a group before ``commit`` may touch; beyond, its own work is worth a
@@ -32,37 +31,17 @@ def group_kernels(program: Program) -> Program:
     return program.with_steps((*early, *late), commit=len(early))
 
 
-class _Trace:
-    """What some steps in a row read and write."""
-
-    def __init__(self) -> None:
-        self.written: set[Buffer] = set()
-        self.touched: set[Buffer] = set()
-
-    def add(self, step: Step) -> None:
-        """Note another step."""
-        written = roots(writes_of(step))
-        self.written |= written
-        self.touched |= written | roots(reads_of(step))
-
-    def commutes(self, step: Step) -> bool:
-        """Return whether a step after these may as well run before them."""
-        written = roots(writes_of(step))
-        return self.touched.isdisjoint(written) \
-            and self.written.isdisjoint(written | roots(reads_of(step)))
-
-
 def _grouped(steps: Iterable[Step], moves: bool) -> list[Step]:
     """Return steps with kernels grouped; those that are no neighbours too when ``moves``."""
     result: list[Step | list[Kernel]] = []
     group: list[Kernel] | None = None
-    since = _Trace()
+    since = Trace()
     for step in steps:
         joins = isinstance(step, Kernel) and (moves or _is_small(step))
         if joins and group is not None and len(group) < MOST_KERNELS and since.commutes(step):
             group.append(step)
         elif joins:
-            group, since = [step], _Trace()
+            group, since = [step], Trace()
             result.append(group)
         else:
             group = group if moves else None

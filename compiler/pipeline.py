@@ -136,7 +136,10 @@ def _to_lowerable(results: list[Variable], interner: Interner, options: Options,
             results = simplify_graph(interner, results, options.fast_math)
     stages.simplified = stages.simplified or results
     with stages.timed("expand"):
-        results = interner.intern(expand(interner.intern(widen(results))))
+        widened = widen(results)
+        if widened != results:
+            widened = interner.intern(widened)
+        results = interner.intern(expand(widened))
     stages.expanded = stages.expanded or results
     return results
 

@@ -245,11 +245,27 @@ def inner_steps(step: For | Group) -> tuple[Step, ...]:
     return step.body if isinstance(step, For) else step.kernels
 
 
-def commute(one: Step, other: Step) -> bool:
-    """Return whether two steps may change places: neither writes what the other touches."""
-    written, touched = roots(writes_of(one)), roots(reads_of(one))
-    return written.isdisjoint(roots(reads_of(other)) | roots(writes_of(other))) \
-        and touched.isdisjoint(roots(writes_of(other)))
+class Trace:
+    """What some steps in a row write, and what they touch."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.written: set[Buffer] = set()
+        self.touched: set[Buffer] = set()
+        for step in steps:
+            self.add(step)
+
+    def add(self, step: Step) -> None:
+        """Note another step."""
+        written = roots(writes_of(step))
+        self.written |= written
+        self.touched |= written | roots(reads_of(step))
+
+    def commutes(self, step: Step) -> bool:
+        """Return whether a step may change places with these: neither writes what the other
+        touches."""
+        written = roots(writes_of(step))
+        return self.touched.isdisjoint(written) \
+            and self.written.isdisjoint(written | roots(reads_of(step)))
 
 
 def roots(buffers: Iterable[Buffer]) -> set[Buffer]:

@@ -23,7 +23,7 @@ from . import cpu_locks
 from .artifact import Artifact
 from .call import Executable, bind_symbols, check_shared, constant_array
 from .convert import DEFAULT_POLICY, Policy, convert_arguments
-from .cuda_array import DeviceArray
+from .cuda_array import DeviceArray, uploaded
 from .cuda_blas import Blas, Handle
 from .cuda_driver import driver
 from .cuda_exchange import convert_on, import_destination
@@ -279,23 +279,14 @@ class CudaExecutable(Executable):
         """Return a shared variable's value in this GPU's memory, moving it there."""
         value = storage.cell[0]
         if not isinstance(value, DeviceArray) or value.device != self.device:
-            storage.cell[0] = value = self.uploaded(storage.array(), stream)
+            storage.cell[0] = value = uploaded(storage.array(), stream)
         return value
-
-    def uploaded(self, array: np.ndarray, stream: Stream) -> DeviceArray:
-        """Return a copy of an array in this GPU's memory, ready for any stream to wait for."""
-        moved = DeviceArray(Memory(array.nbytes, stream), array.shape, array.dtype)
-        if array.nbytes:
-            self.driver.to_device(moved.pointer, array.ctypes.data, array.nbytes, stream.handle)
-        stream.record()
-        stream.synchronize()
-        return moved
 
     def constants(self, stream: Stream) -> list[DeviceArray]:
         """Return the constants on the GPU, which all lanes share."""
         with self._free:
             if self._uploaded is None:
-                self._uploaded = [self.uploaded(array, stream) for array in self._constants]
+                self._uploaded = [uploaded(array, stream) for array in self._constants]
             return self._uploaded
 
     def layout(self, symbols: list[int], inputs: Sequence[bool], outputs: Sequence[bool]) -> Layout:

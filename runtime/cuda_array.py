@@ -191,13 +191,17 @@ def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]
     return tuple(reversed(strides))
 
 
+def uploaded(array: np.ndarray, stream: Stream) -> DeviceArray:
+    """Return a copy of an array in the memory of a stream's GPU, ready for any stream."""
+    moved = DeviceArray(Memory(array.nbytes, stream), array.shape, array.dtype)
+    if array.nbytes:
+        stream.driver.to_device(moved.pointer, array.ctypes.data, array.nbytes, stream.handle)
+    stream.record()
+    stream.synchronize()
+    return moved
+
+
 def to_device(array: np.ndarray, device: int) -> DeviceArray:
     """Return a C-contiguous array in a GPU's memory; its values are there."""
     with driver().at(device):
-        stream = Stream(device)
-        result = DeviceArray(Memory(array.nbytes, stream), array.shape, array.dtype)
-        if array.nbytes:
-            stream.driver.to_device(result.pointer, array.ctypes.data, array.nbytes, stream.handle)
-        stream.record()
-        stream.synchronize()
-    return result
+        return uploaded(array, Stream(device))

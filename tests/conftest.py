@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tetractys.runtime import cuda_driver
-from tetractys.runtime.errors import TetractysError
+from tetractys.runtime import cuda_driver, cuda_nvrtc
+from tetractys.runtime.errors import CompileError, TetractysError
 
 
 @pytest.fixture
@@ -17,3 +17,12 @@ def real_gpu():
         pytest.skip(f"no GPU: {str(error).splitlines()[0]}")
     if not count:
         pytest.skip("no GPU: the driver finds none")
+
+
+@pytest.fixture
+def nvrtc():
+    """Skip where there is no NVRTC."""
+    try:
+        return cuda_nvrtc.version()
+    except CompileError as error:
+        pytest.skip(f"no NVRTC: {str(error).splitlines()[1].strip()}")

@@ -15,7 +15,6 @@ from tetractys import tensor as T
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.target.cuda import scheduled
 from tetractys.runtime import cuda_driver, cuda_nvrtc
-from tetractys.runtime.errors import CompileError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 OWN = ("sides", "workloads", "worker", "formulas", "report", "limits", "gpu_limits", "run",
@@ -34,15 +33,6 @@ def load(monkeypatch):
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in OWN:
             del sys.modules[name]
-
-
-@pytest.fixture
-def nvrtc():
-    """Skip where there is no NVRTC."""
-    try:
-        return cuda_nvrtc.version()
-    except CompileError as error:
-        pytest.skip(f"no NVRTC: {str(error).splitlines()[1].strip()}")
 
 
 @pytest.mark.parametrize("name", ["call_2x1", "logistic_regression", "matmul_16x16x16"])

@@ -56,11 +56,7 @@ def test_the_text_of_exchanges_computes_what_numpy_does(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_nvrtc_accepts_every_kernel(architecture):
-    try:
-        cuda_nvrtc.version()
-    except CompileError as error:
-        pytest.skip(f"no NVRTC: {str(error).splitlines()[1].strip()}")
+def test_nvrtc_accepts_every_kernel(architecture, nvrtc):
     found = Collection()
     table(found, 1 if EVERY else 60)
     rule_examples(found, 1 if EVERY else 60)

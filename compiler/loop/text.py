@@ -20,7 +20,7 @@ from .walk import bound_symbols, children, operands, postorder, stable_expressio
 
 _INFIX = {"floordiv": "//", "mod": "%"}
 _INDENT = "  "
-_LONGEST = 60
+LONGEST = 60
 """Characters from which on an operation gets a line and a name of its own."""
 
 
@@ -98,14 +98,73 @@ def const_text(const: Const) -> str:
     return f"{const.value!r}:{const.dtype}"
 
 
-class _Printer:
-    """One nest being printed."""
+class ExpressionText:
+    """The expressions of a nest as text, in which what is shared or long gets a name of its own.
 
-    def __init__(self, nest: Nest, names: Names):
-        self.names = names
+    Subclasses say how a node is written (:meth:`node`), which nodes get names (:meth:`is_named`)
+    and how (:meth:`declared`).  They push and pop ``scopes`` as they enter and leave bodies.
+
+    Attributes
+    ----------
+    stable : set of int
+        Expressions, by ``id``, whose names later statements may use.
+    scopes : list of dict
+        The names in each enclosing body, by ``id`` of the expression.
+    temporaries : int
+        How many names there are.
+    """
+
+    def __init__(self, nest: Nest):
         self.stable = stable_expressions(nest)
         self.scopes: list[dict[int, str]] = [{}]
         self.temporaries = 0
+
+    def expressions(self, roots: tuple[Expr, ...], values: list[str]) -> Iterator[str]:
+        """Yield the declarations of what gets a name; append the texts of ``roots``."""
+        order = postorder(*roots, known=lambda node: self.known(node) is not None)
+        uses: dict[int, int] = {}
+        for node in order:
+            for child in children(node):
+                uses[id(child)] = uses.get(id(child), 0) + 1
+        text: dict[int, str] = {}
+        for node in order:
+            rendered = self.node(node, text)
+            if self.is_named(node, rendered, uses.get(id(node), 0) > 1, roots):
+                name, line = self.declared(node, rendered)
+                self.temporaries += 1
+                yield line
+                rendered = name
+                if id(node) in self.stable:
+                    self.scopes[-1][id(node)] = name
+            text[id(node)] = rendered
+        values.extend(text.get(id(root)) or self.known(root) for root in roots)
+
+    def known(self, node: Expr) -> str | None:
+        """Return the name an expression got in this scope or around it."""
+        for scope in reversed(self.scopes):
+            if id(node) in scope:
+                return scope[id(node)]
+        return None
+
+    def node(self, node: Expr, text: dict[int, str]) -> str:
+        """Return one node, given the texts of its arguments."""
+        raise NotImplementedError
+
+    def is_named(self, node: Expr, rendered: str, is_shared: bool, roots: tuple[Expr, ...]) -> bool:
+        """Return whether a node gets a name."""
+        raise NotImplementedError
+
+    def declared(self, node: Expr, rendered: str) -> tuple[str, str]:
+        """Return a node's new name, and the line that gives it."""
+        raise NotImplementedError
+
+
+class _Printer(ExpressionText):
+    """One nest being printed."""
+
+    def __init__(self, nest: Nest, names: Names):
+        super().__init__(nest)
+        self.names = names
 
     def lines(self, body: tuple[Stmt, ...], depth: int) -> Iterator[str]:
         """Yield the lines of a body at an indentation depth."""
@@ -123,7 +182,7 @@ class _Printer:
             yield f"for {self.names(stmt.index)} < {extent} {stmt.mark}:"
             return
         values: list[str] = []
-        yield from self._expressions(operands(stmt), values)
+        yield from self.expressions(operands(stmt), values)
         if isinstance(stmt, If):
             yield f"if {values[0]}:"
         elif isinstance(stmt, Store):
@@ -162,34 +221,14 @@ class _Printer:
             return f"{self.names(target)}{_bound_text(target)}"
         return f"{self.names(target)}: {target.dtype}"
 
-    def _expressions(self, roots: tuple[Expr, ...], values: list[str]) -> Iterator[str]:
-        """Yield a line for each shared operation of ``roots``; append the roots' texts."""
-        order = postorder(*roots, known=lambda node: self._known(node) is not None)
-        uses: dict[int, int] = {}
-        for node in order:
-            for child in children(node):
-                uses[id(child)] = uses.get(id(child), 0) + 1
-        text: dict[int, str] = {}
-        for node in order:
-            rendered = self._node(node, text)
-            is_long = len(rendered) > _LONGEST
-            if isinstance(node, Scalar) and (uses.get(id(node), 0) > 1 or is_long):
-                name = f"%{self.temporaries}"
-                self.temporaries += 1
-                yield f"{name} = {rendered}"
-                rendered = name
-                if id(node) in self.stable:
-                    self.scopes[-1][id(node)] = name
-            text[id(node)] = rendered
-        values.extend(text.get(id(root)) or self._known(root) for root in roots)
+    def is_named(self, node: Expr, rendered: str, is_shared: bool, roots: tuple[Expr, ...]) -> bool:
+        return isinstance(node, Scalar) and (is_shared or len(rendered) > LONGEST)
 
-    def _known(self, node: Expr) -> str | None:
-        for scope in reversed(self.scopes):
-            if id(node) in scope:
-                return scope[id(node)]
-        return None
+    def declared(self, node: Expr, rendered: str) -> tuple[str, str]:
+        name = f"%{self.temporaries}"
+        return name, f"{name} = {rendered}"
 
-    def _node(self, node: Expr, text: dict[int, str]) -> str:
+    def node(self, node: Expr, text: dict[int, str]) -> str:
         if isinstance(node, Const):
             return const_text(node)
         if isinstance(node, Index):
@@ -198,7 +237,7 @@ class _Printer:
             return self._access(node.buffer, node.position)
         if isinstance(node, Local):
             return self.names(node)
-        args = [text.get(id(arg)) or self._known(arg) for arg in node.args]
+        args = [text.get(id(arg)) or self.known(arg) for arg in node.args]
         name = f"{node.name}:{node.dtype}" if node.name in ("cast", "bitcast") else node.name
         return f"{name}({', '.join(args)})"
 

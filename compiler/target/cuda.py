@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from ...runtime.artifact import Artifact, InternalError, Output
+from ...runtime.artifact import Artifact, InternalError
 from ..dims import DimLike, as_dim, proves_nonnegative
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
-from ..program import (
-    Contract, Copy, For, Group, Kernel, Program, Step, bytes_of, reads_of, writes_of)
+from ..program import Contract, Copy, For, Group, Kernel, Program, Step, bytes_of, reads_of
 from .cuda_blas import WORKSPACE, LibraryProduct, Matrix, library_product
 from .cuda_contract import contract
 from .cuda_kernel import KernelCode, Module, emit_kernel
 from .cuda_schedule import copy_nest, parts_of, schedule
-from .llvm import argument_of, constant_of, python_text
-from .llvm_driver import ordered_symbols
+from .llvm import artifact_of, python_text, symbol_numbers
 
 ALIGNMENT = 256
 """Bytes: what device memory is aligned to."""
@@ -89,8 +87,7 @@ def compile_program(program: Program, keep_text: bool = False,
         knows those.
     """
     built = build(program, precision, blas)
-    symbols = ordered_symbols(program)
-    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    numbers = symbol_numbers(program)
 
     def text(dim: DimLike) -> str:
         return python_text(dim, numbers)
@@ -102,22 +99,8 @@ def compile_program(program: Program, keep_text: bool = False,
         "outputs": [[text(dim) for dim in buffer.dims] for buffer in program.outputs],
         "sizes": [text(dim) for dim in dict.fromkeys(stored) if not proves_nonnegative(dim)],
     })
-    return Artifact(
-        name=program.name, target="cuda", code=code.encode(),
-        inputs=tuple(argument_of(buffer, numbers) for buffer in program.inputs),
-        shared=tuple(argument_of(buffer, numbers) for buffer in program.shared),
-        outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
-        constants=tuple(constant_of(array) for array in program.constants.values()),
-        symbol_count=len(symbols),
-        symbol_names=tuple(map(str, symbols)),
-        guards=tuple(guard.message for guard in program.guards),
-        guard_sizes=tuple((text(guard.left), text(guard.right)) for guard in program.guards),
-        guard_kinds=tuple(guard.kind for guard in program.guards),
-        failures=tuple((failure.kind, failure.message) for failure in program.failures),
-        updates_in_place=any(buffer.root().role == "shared" for step in program.steps
-                             for buffer in writes_of(step)),
-        notes={"CUDA C": built.source} if keep_text else {},
-    )
+    return artifact_of(
+        program, "cuda", code.encode(), {"CUDA C": built.source} if keep_text else {})
 
 
 def build(program: Program, precision: str = "highest", blas: str = "never") -> Build:
@@ -161,7 +144,7 @@ class _Builder:
         self.module = Module()
         self.built = Build()
         self.known: dict[tuple[str, bool], Emitted] = {}
-        self.numbers = {symbol: number for number, symbol in enumerate(ordered_symbols(program))}
+        self.numbers = symbol_numbers(program)
         listed = (*program.inputs, *program.shared, *program.outputs, *program.constants)
         self.given = {buffer: number for number, buffer in enumerate(listed)}
         self.early_checks = 0

@@ -21,19 +21,15 @@ from ..loop.ir import (
     Load, LoadMatrices, Local, Multiply, Nest, Scalar, Shuffle, Stmt, Store,
 )
 from ..loop.math import FUNCTIONS, definition
-from ..loop.text import Signature
+from ..loop.text import LONGEST, ExpressionText, Signature
 from ..loop.walk import (
-    accumulated_locals, buffers_written, children, loads, operands, postorder, stable_expressions,
-    statements)
+    accumulated_locals, buffers_written, loads, operands, postorder, statements)
 from .cuda_instructions import INSTRUCTIONS
 from .cuda_scalar import C_TYPES, NATIVE_CONVERSIONS, PRELUDE, PRINTERS, combined, literal
 from .cuda_schedule import is_multiple, parts_of
 
 INLINE_LIMIT = 250
 """Operations of a scalar function up to which it is inlined."""
-
-LONGEST = 60
-"""Characters from which on an expression gets a line and a name of its own."""
 
 NARROW = 1 << 31
 """Index expressions that are proved to stay below are computed with 32 bits."""
@@ -223,20 +219,18 @@ def scratch_bytes(buffer: Buffer) -> int:
     return -(-math.prod(buffer.dims) * SIZES[buffer.dtype] // 16) * 16
 
 
-class _Emitter:
+class _Emitter(ExpressionText):
     """Writes the statements of one kernel."""
 
     def __init__(self, module: Module, nest: Nest, first_slot: int):
+        super().__init__(nest)
         self.module, self.slot = module, first_slot
         self.names: dict[Buffer | Symbol | Local, str] = {}
         self.taken: set[str] = set()
-        self.stable = stable_expressions(nest)
         self.changing = accumulated_locals(nest)
-        self.scopes: list[dict[int, str]] = [{}]
         self.vectors: dict[tuple[Buffer, DimLike], str] = {}
         self.wide: set[Symbol] = set()
         self.narrow: set[Symbol] = set()
-        self.temporaries = 0
         self.on_chip: list[Buffer] = list(dict.fromkeys(
             buffer.root() for buffer in buffers_written(nest)
             if buffer.root().role in ("scratch", "register")))
@@ -416,34 +410,13 @@ class _Emitter:
 
     # -- expressions -------------------------------------------------------------------------------
 
-    def expressions(self, roots: tuple[Expr, ...], values: list[str]) -> Iterator[str]:
-        """Yield the declarations of what is used twice or is long; append the values' texts."""
-        order = postorder(*roots, known=lambda node: self.known(node) is not None)
-        uses: dict[int, int] = {}
-        for node in order:
-            for child in children(node):
-                uses[id(child)] = uses.get(id(child), 0) + 1
-        text: dict[int, str] = {}
-        for node in order:
-            rendered = self.node(node, text)
-            shared = uses.get(id(node), 0) > 1 and isinstance(node, (Scalar, Load))
-            is_long = isinstance(node, Scalar) and len(rendered) > LONGEST and node not in roots
-            if shared or is_long:
-                name = f"t{self.temporaries}"
-                self.temporaries += 1
-                yield f"const {C_TYPES[node.dtype]} {name} = {bare(rendered)};"
-                rendered = name
-                if id(node) in self.stable:
-                    self.scopes[-1][id(node)] = name
-            text[id(node)] = rendered
-        values.extend(text.get(id(root)) or self.known(root) for root in roots)
+    def is_named(self, node: Expr, rendered: str, is_shared: bool, roots: tuple[Expr, ...]) -> bool:
+        return is_shared and isinstance(node, (Scalar, Load)) or (
+            isinstance(node, Scalar) and len(rendered) > LONGEST and node not in roots)
 
-    def known(self, node: Expr) -> str | None:
-        """Return the name an expression got in this scope or around it."""
-        for scope in reversed(self.scopes):
-            if id(node) in scope:
-                return scope[id(node)]
-        return None
+    def declared(self, node: Expr, rendered: str) -> tuple[str, str]:
+        name = f"t{self.temporaries}"
+        return name, f"const {C_TYPES[node.dtype]} {name} = {bare(rendered)};"
 
     def node(self, node: Expr, text: dict[int, str]) -> str:
         """Return one node whose arguments are written."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -85,29 +86,10 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
         text = module_text(program, machine)
     with timed("LLVM"):
         code, notes = compile_module(text, options)
-    symbols = ordered_symbols(program)
-    numbers = {symbol: number for number, symbol in enumerate(symbols)}
-    return Artifact(
-        name=program.name,
-        target="cpu",
-        code=code,
-        inputs=tuple(argument_of(buffer, numbers) for buffer in program.inputs),
-        shared=tuple(argument_of(buffer, numbers) for buffer in program.shared),
-        outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
-        constants=tuple(constant_of(array) for array in program.constants.values()),
-        symbol_count=len(symbols),
-        symbol_names=tuple(map(str, symbols)),
-        guards=tuple(guard.message for guard in program.guards),
-        guard_sizes=tuple((python_text(guard.left, numbers), python_text(guard.right, numbers))
-                          for guard in program.guards),
-        guard_kinds=tuple(guard.kind for guard in program.guards),
-        failures=tuple((failure.kind, failure.message) for failure in program.failures),
-        updates_in_place=any(buffer.root().role == "shared" for step in program.steps
-                             for buffer in writes_of(step)),
-        work=python_text(program_work(program), numbers),
+    return artifact_of(
+        program, "cpu", code, notes,
         externals=tuple(name for name in EXTERNALS if f"@{name}(" in text),
-        notes=notes,
-    )
+        work=python_text(program_work(program), symbol_numbers(program)))
 
 
 def module_text(program: Program, machine: Machine = Machine()) -> str:
@@ -185,6 +167,47 @@ def _target_machine(cpu: str, features: str, triple: str, speed_level: int) -> l
     # Position-independent code calls imported functions through stubs, however far they are.
     return llvm.Target.from_triple(triple or llvm.get_process_triple()).create_target_machine(
         cpu=cpu, features=features, opt=speed_level, reloc="pic", codemodel="small")
+
+
+def symbol_numbers(program: Program) -> dict[Symbol, int]:
+    """Return the place of each of a program's symbols among the sizes of a call."""
+    return {symbol: number for number, symbol in enumerate(ordered_symbols(program))}
+
+
+def artifact_of(program: Program, target: str, code: bytes, notes: dict[str, str], **own: Any
+                ) -> Artifact:
+    """Return an artifact with what the runtime has to know of a program, whatever the target.
+
+    Parameters
+    ----------
+    program : Program
+    target : str
+    code : bytes
+    notes : dict
+    **own
+        Further fields of the artifact.
+    """
+    numbers = symbol_numbers(program)
+    return Artifact(
+        name=program.name,
+        target=target,
+        code=code,
+        inputs=tuple(argument_of(buffer, numbers) for buffer in program.inputs),
+        shared=tuple(argument_of(buffer, numbers) for buffer in program.shared),
+        outputs=tuple(Output(buffer.dtype, len(buffer.dims)) for buffer in program.outputs),
+        constants=tuple(constant_of(array) for array in program.constants.values()),
+        symbol_count=len(numbers),
+        symbol_names=tuple(map(str, numbers)),
+        guards=tuple(guard.message for guard in program.guards),
+        guard_sizes=tuple((python_text(guard.left, numbers), python_text(guard.right, numbers))
+                          for guard in program.guards),
+        guard_kinds=tuple(guard.kind for guard in program.guards),
+        failures=tuple((failure.kind, failure.message) for failure in program.failures),
+        updates_in_place=any(buffer.root().role == "shared" for step in program.steps
+                             for buffer in writes_of(step)),
+        notes=notes,
+        **own,
+    )
 
 
 def argument_of(buffer: Buffer, numbers: dict[Symbol, int]) -> Argument:
