@@ -19,8 +19,8 @@ from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_contract import blocking, stack_of, tile_shape
-from tetractys.compiler.target.llvm_gemm import transposed
 from tetractys.compiler.target.llvm_machine import Machine
+from tetractys.compiler.target.llvm_transpose import transposed
 
 from test_llvm_target import both
 
@@ -315,7 +315,8 @@ class Shuffles:
 
     def emit(self, text):
         first, second, order = re.fullmatch(
-            r"shufflevector V (%\w+), V (%\w+), <\d+ x i32> <([^>]*)>", text).groups()
+            r"shufflevector <\d+ x V> (%\w+), <\d+ x V> (%\w+), <\d+ x i32> <([^>]*)>",
+            text).groups()
         both_ = self.values[first] + self.values[second]
         name = f"%s{len(self.values)}"
         self.values[name] = [both_[int(lane.split()[1])] for lane in order.split(", ")]

@@ -31,11 +31,9 @@ from typing import Literal
 
 from ..dtypes import SIZES
 from .llvm_scalar import cast_half, llvm_type
+from .llvm_transpose import BLOCK, transposed
 from .llvm_vector_memory import gathered, splat
 from .llvm_writer import FunctionWriter, Module
-
-NEAR_BYTES = 16
-"""Within so many bytes of a vector, elements move at the lowest cost."""
 
 Source = Literal["direct", "packing", "packed"]
 
@@ -347,7 +345,7 @@ def packing(module: Module, dtype: str, lanes: int, source: str = "") -> str:
                    for head in heads]
         if source:
             columns = [cast_half(writer, source, dtype, column, lanes) for column in columns]
-        for row in transposed(writer, f"<{lanes} x {kind}>", columns, max(1, NEAR_BYTES // size)):
+        for row in transposed(writer, kind, columns, BLOCK // size):
             writer.run(f"store <{lanes} x {kind}> {row}, ptr {place}, align {size * lanes}")
             place = at(place, "%width")
         return [emit(f"add nuw nsw i64 {now[0]}, {lanes}"), place]
@@ -368,39 +366,3 @@ def packing(module: Module, dtype: str, lanes: int, source: str = "") -> str:
     writer.finish()
     module.declarations[name] = module.functions.pop()
     return f"@{name}"
-
-
-def transposed(writer: FunctionWriter, vector: str, rows: list[str], near: int) -> list[str]:
-    """Return the transpose of a square of vectors.
-
-    Elements move within groups of ``near`` first, then whole groups: shuffles within 16 bytes, and
-    of such parts, are single instructions on processors whose vectors are longer.
-    """
-    near = min(near, len(rows))
-    groups = [_exchanged(writer, vector, rows[first:first + near], len(rows), 1)
-              for first in range(0, len(rows), near)]
-    columns = [_exchanged(writer, vector, [group[k] for group in groups], len(rows), near)
-               for k in range(near)]
-    return [columns[k % near][k // near] for k in range(len(rows))]
-
-
-def _exchanged(writer: FunctionWriter, vector: str, rows: list[str], lanes: int, size: int
-               ) -> list[str]:
-    """Transpose squares of blocks of ``size`` elements, side by side in some vectors.
-
-    That takes log2(rows) rounds, each of which interleaves row i with row i + half.
-    """
-    half, square = len(rows) // 2, len(rows) * size
-    orders = []
-    for first in (0, half):
-        chosen = []
-        for lane in range(lanes):
-            block, inside = lane % square // size, lane % size
-            chosen.append(lane // square * square + (first + block // 2) * size + inside
-                          + lanes * (block % 2))
-        orders.append(", ".join(f"i32 {k}" for k in chosen))
-    for _ in range(len(rows).bit_length() - 1):
-        rows = [writer.emit(f"shufflevector {vector} {rows[i]}, {vector} {rows[i + half]}, "
-                            f"<{lanes} x i32> <{order}>")
-                for i in range(half) for order in orders]
-    return rows

@@ -42,26 +42,49 @@ def mover(module: Module, dtype: str, lanes: int, length: int, reads: bool) -> s
     return f"@{name}"
 
 
-def transpose(writer: FunctionWriter, kind: str, vectors: list[str], lanes: int) -> list[str]:
-    """Write the transposition of square blocks: 2 vectors with blocks of 2 x 2, or 4 of 4 x 4.
+def transposed(writer: FunctionWriter, kind: str, rows: list[str], near: int) -> list[str]:
+    """Write the transpose of a square of vectors.
 
-    Element k of block g of vector q becomes element q of block g of vector k.
+    Elements move within groups of ``near`` first, then whole groups: shuffles within 16 bytes, and
+    of such parts, are single instructions on processors whose vectors are longer.
     """
-    size = len(vectors)
-    blocks = range(0, lanes, size)
+    lanes, near = len(rows), min(near, len(rows))
+    groups = [transposed_blocks(writer, kind, rows[first:first + near], lanes)
+              for first in range(0, lanes, near)]
+    columns = [transposed_blocks(writer, kind, [group[k] for group in groups], lanes, near)
+               for k in range(near)]
+    return [columns[k % near][k // near] for k in range(lanes)]
 
-    def pairs(left: str, right: str, chosen: tuple[int, ...], run: int) -> str:
-        """Take runs of elements of each block, in turns from both vectors."""
-        lanes_of = [start + side * lanes + first + step
-                    for start in blocks for first in chosen for side in (0, 1)
-                    for step in range(run)]
-        return shuffle(writer, kind, left, right, lanes, lanes_of)
 
-    if size == 2:
-        return [pairs(*vectors, (at,), 1) for at in (0, 1)]
-    low, high = (0, 1), (2, 3)
-    first = [pairs(*vectors[start:start + 2], half, 1) for start in (0, 2) for half in (low, high)]
-    return [pairs(first[part], first[part + 2], (at,), 2) for part in (0, 1) for at in (0, 2)]
+def transposed_blocks(writer: FunctionWriter, kind: str, rows: list[str], lanes: int, size: int = 1
+                      ) -> list[str]:
+    """Write the transposes of squares that lie side by side in some vectors.
+
+    Parameters
+    ----------
+    rows : list of str
+        As many vectors as a square has rows, a power of two.
+    size : int
+        Elements that move as one.
+
+    Returns
+    -------
+    list of str
+        Made in log2(rows) rounds, each of which interleaves row i with row i + half.
+    """
+    half, square = len(rows) // 2, len(rows) * size
+    orders = []
+    for first in (0, half):
+        chosen = []
+        for lane in range(lanes):
+            block, inside = lane % square // size, lane % size
+            chosen.append(lane // square * square + (first + block // 2) * size + inside
+                          + lanes * (block % 2))
+        orders.append(chosen)
+    for _ in range(len(rows).bit_length() - 1):
+        rows = [shuffle(writer, kind, rows[i], rows[i + half], lanes, order)
+                for i in range(half) for order in orders]
+    return rows
 
 
 class _Mover:
@@ -115,12 +138,13 @@ class _Mover:
             read = [writer.emit(f"load {part}, ptr {place}, align {self.size}") for place in places]
             blocks = [self.widened(one, count) for one in read]
             rows = [self.joined(blocks[number::self.block]) for number in range(self.block)]
-            for address, value in zip(columns, transpose(writer, self.kind, rows, self.lanes)):
+            moved = transposed_blocks(writer, self.kind, rows, self.lanes)
+            for address, value in zip(columns, moved):
                 writer.run(f"store {self.vector} {value}, ptr {address}, align {self.size}")
             return
         values = [writer.emit(f"load {self.vector}, ptr {address}, align {self.size}")
                   for address in columns] + ["poison"] * (self.block - count)
-        rows = transpose(writer, self.kind, values, self.lanes)
+        rows = transposed_blocks(writer, self.kind, values, self.lanes)
         for number, place in enumerate(places):
             group, within = divmod(number, self.block)
             start = group * self.block
