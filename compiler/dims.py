@@ -87,18 +87,22 @@ class Dim:
     True
     """
 
-    __slots__ = ("terms", "key")
+    __slots__ = ("terms",)
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]):
         self.terms = terms
-        self.key = "+".join(
-            f"{c}*" + "*".join(f"{a.key}^{p}" for a, p in m) for m, c in terms)
+
+    @property
+    def key(self) -> str:
+        """A text that only equal dims share; it orders them."""
+        return "+".join(
+            f"{c}*" + "*".join(f"{a.key}^{p}" for a, p in m) for m, c in self.terms)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Dim) and self.key == other.key
+        return isinstance(other, Dim) and self.terms == other.terms
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash(self.terms)
 
     def __reduce__(self):
         return _rebuild, (self.terms,)
@@ -197,9 +201,10 @@ def _normal(total: Mapping[Monomial, int]) -> DimLike:
     terms = [(m, c) for m, c in total.items() if c]
     if not terms:
         return 0
-    if len(terms) == 1 and terms[0][0] == ():
+    if len(terms) > 1:
+        terms.sort(key=_term_key)
+    elif terms[0][0] == ():
         return terms[0][1]
-    terms.sort(key=_term_key)
     return Dim(tuple(terms))
 
 
@@ -252,10 +257,18 @@ def proves_equal(left: DimLike, right: DimLike) -> bool:
 
 def proves_different(left: DimLike, right: DimLike) -> bool:
     """Return whether the two dims differ for every value of their symbols."""
+    if _has_no_upper_bound(left) and _has_no_upper_bound(right):
+        return False  # sizes of two inputs, most often
     difference = left - right
     if isinstance(difference, int):
         return difference != 0
     return proves_nonnegative(difference - 1) or proves_nonnegative(-difference - 1)
+
+
+def _has_no_upper_bound(dim: DimLike) -> bool:
+    """Return whether a dim is a symbol that may have any value from some number on."""
+    symbol = as_symbol(dim)
+    return symbol is not None and symbol.extent is None
 
 
 def lower_bound(dim: DimLike) -> int | None:
@@ -416,6 +429,9 @@ def _extremum(function: str, left: DimLike, right: DimLike) -> DimLike:
     return as_dim(Call(function, (first, second)))
 
 
+_FUNCTIONS = {"floordiv": floordiv, "mod": modulo, "min": minimum, "max": maximum}
+
+
 def prod(dims: Iterable[DimLike]) -> DimLike:
     """Return the product of dims; 1 for none."""
     result: DimLike = 1
@@ -459,7 +475,6 @@ def evaluate(dim: DimLike, values: Mapping[Symbol, int]) -> int:
 def _fold(dim: DimLike, leaf: Callable[[Symbol], DimLike]) -> DimLike:
     if isinstance(dim, int):
         return dim
-    functions = {"floordiv": floordiv, "mod": modulo, "min": minimum, "max": maximum}
     total: DimLike = 0
     for monomial, coefficient in dim.terms:
         product: DimLike = coefficient
@@ -467,7 +482,7 @@ def _fold(dim: DimLike, leaf: Callable[[Symbol], DimLike]) -> DimLike:
             if isinstance(atom, Symbol):
                 value = leaf(atom)
             else:
-                value = functions[atom.function](*(_fold(arg, leaf) for arg in atom.args))
+                value = _FUNCTIONS[atom.function](*(_fold(arg, leaf) for arg in atom.args))
             for _ in range(power):
                 product = product * value
         total = total + product

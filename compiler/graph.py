@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -239,32 +238,43 @@ _PACKAGE = __name__.partition(".")[0]
 _is_internal: dict[str, bool] = {}
 
 
-_building = threading.local()
+class _Building(threading.local):
+    """Where this thread builds nodes for: what ``built_at`` says."""
+
+    site: tuple[str, int] | None = None
 
 
-@contextmanager
-def built_at(site: tuple[str, int] | None) -> Iterator[None]:
+_building = _Building()
+
+
+class built_at:
     """Give nodes built inside the block this site: what a pass builds for a user's line."""
-    outer = getattr(_building, "site", None)
-    _building.site = site
-    try:
-        yield
-    finally:
-        _building.site = outer
+
+    __slots__ = ("site", "outer")
+
+    def __init__(self, site: tuple[str, int] | None):
+        self.site = site
+
+    def __enter__(self) -> None:
+        self.outer = _building.site
+        _building.site = self.site
+
+    def __exit__(self, *raised: object) -> None:
+        _building.site = self.outer
 
 
 def creation_site() -> tuple[str, int] | None:
     """Return file and line of the innermost frame outside Tetractys (or what ``built_at`` says)."""
-    if (site := getattr(_building, "site", None)) is not None:
+    if (site := _building.site) is not None:
         return site
     frame = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
         internal = _is_internal.get(filename)
-        if filename.startswith("<"):
+        if internal is None and filename.startswith("<"):
             # Compiled from a string, such as a dataclass's constructor: its module says whose.
             internal = frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE
-        if internal is None:
+        elif internal is None:
             internal = os.path.abspath(filename).startswith(_PACKAGE_FOLDERS)
             _is_internal[filename] = internal
         if not internal:

@@ -173,18 +173,18 @@ def _pairs(given: Any, name: str) -> list[tuple[Any, Any]]:
 
 
 def _updates(updates: Updates) -> list[tuple[SharedBase, Variable]]:
-    result: list[tuple[SharedBase, Variable]] = []
+    result: dict[SharedBase, Variable] = {}
     for shared, value in _pairs(updates, "updates"):
         if not isinstance(shared, SharedBase):
             raise CompileError(format_message(
                 "Only shared variables can be updated.", values=repr(shared),
                 where=format_site(creation_site()), remedy="make it with tx.shared(value)"))
-        if any(shared is other for other, _ in result):
+        if shared in result:
             raise CompileError(format_message(
                 f"The shared variable {describe(shared)} has two updates.",
                 where=format_site(shared.site), remedy="keep one of them"))
-        result.append((shared, as_update(shared, value)))
-    return result
+        result[shared] = as_update(shared, value)
+    return list(result.items())
 
 
 def as_update(shared: SharedBase, value: Any) -> Variable:
@@ -333,6 +333,5 @@ def _check_inputs(variables: Sequence[Variable], results: Sequence[Variable],
             if on_unused == "raise":
                 raise CompileError(message)
             warnings.warn(message, stacklevel=4)
-    shared = [v for v in needed if isinstance(v, SharedBase)]
-    shared += [s for s, _ in pairs if not any(s is v for v in shared)]
-    return shared
+    return list(dict.fromkeys(
+        [*(v for v in needed if isinstance(v, SharedBase)), *(s for s, _ in pairs)]))

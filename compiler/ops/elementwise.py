@@ -257,8 +257,9 @@ def _public_body(name: str, parameters: tuple[str, ...], conversion: Conversion,
     arity = len(parameters)
 
     def apply(values: Sequence[Any]) -> Variable:
-        check(len(values) == arity, TypeError,
-              f"{name} takes {arity} argument{'s' * (arity > 1)}, not {len(values)}.")
+        if len(values) != arity:
+            check(False, TypeError,
+                  f"{name} takes {arity} argument{'s' * (arity > 1)}, not {len(values)}.")
         inputs = convert_arguments(values, conversion)
         if validate is not None:
             validate(*inputs)

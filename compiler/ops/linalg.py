@@ -40,9 +40,10 @@ def contract(left: Variable, right: Variable, batch: int | None = None, inner: i
 
 
 def _infer_contract(left: Variable, right: Variable, batch: int, inner: int) -> Inferred:
-    check(min(batch, inner, left.ndim - batch - inner, right.ndim - batch - inner) >= 0, ShapeError,
-          f"contract: operands with {batch} + {inner} axes in common are needed.",
-          f"{describe(left)} {left.type}, {describe(right)} {right.type}")
+    if min(batch, inner, left.ndim - batch - inner, right.ndim - batch - inner) < 0:
+        check(False, ShapeError,
+              f"contract: operands with {batch} + {inner} axes in common are needed.",
+              f"{describe(left)} {left.type}, {describe(right)} {right.type}")
     check(left.dtype == right.dtype != dtypes.BOOL, DtypeError,
           "contract: numbers of one dtype are needed.", f"{left.dtype}, {right.dtype}")
     rows = left.ndim - batch - inner

@@ -433,8 +433,8 @@ def promote_arguments(values: Sequence[ArrayLike], convert: Callable[[str], str]
     tensors = [None if is_weak(value) else as_tensor(value) for value in values]
     strong = [tensor.dtype for tensor in tensors if tensor is not None]
     common = dtypes.promote(*strong) if strong else None
-    for value in values:
-        if is_weak(value):
+    for value, tensor in zip(values, tensors):
+        if tensor is None:
             common = dtypes.weak_dtype(value, common, config.floatX)
             if widens and dtypes.is_integer(common) and common != "uint64" \
                     and not dtypes.fits(value, common) and dtypes.fits(value, "int64"):
@@ -513,7 +513,11 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int, op_name: str) ->
 
 def check(condition: bool, error: type[Exception], what: str, values: str = "",
           remedy: str = "") -> None:
-    """Raise ``error`` with the four-part message unless ``condition`` holds."""
+    """Raise ``error`` with the four-part message unless ``condition`` holds.
+
+    What is called for each node of a graph asks for the condition first, as writing the message
+    takes longer than building the node.
+    """
     if not condition:
         raise error(format_message(what, values, format_site(creation_site()), remedy))
 

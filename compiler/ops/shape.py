@@ -52,23 +52,26 @@ def dimshuffle(x: ArrayLike, pattern: Sequence[int | str]) -> Variable:
             checked.append(NEW)
             continue
         axis = int(entry)
-        check(-x.ndim <= axis < x.ndim, ShapeError,
-              f"dimshuffle: axis {axis} does not exist.", f"{describe(x)} {x.type}",
-              "use axes of the tensor and 'x'")
+        if not -x.ndim <= axis < x.ndim:
+            check(False, ShapeError,
+                  f"dimshuffle: axis {axis} does not exist.", f"{describe(x)} {x.type}",
+                  "use axes of the tensor and 'x'")
         checked.append(axis % x.ndim)
     return _DIMSHUFFLE(x, pattern=tuple(checked))
 
 
 def _infer_dimshuffle(x: Variable, pattern: tuple[int | str, ...]) -> Inferred:
     kept = [axis for axis in pattern if axis != NEW]
-    check(len(set(kept)) == len(kept), ShapeError,
-          f"dimshuffle: the pattern {pattern} repeats an axis.", f"{describe(x)} {x.type}",
-          "name every axis at most once")
+    if len(set(kept)) != len(kept):
+        check(False, ShapeError,
+              f"dimshuffle: the pattern {pattern} repeats an axis.", f"{describe(x)} {x.type}",
+              "name every axis at most once")
     for axis, dim in enumerate(x.type.dims):
-        check(axis in kept or dim == 1, ShapeError,
-              f"dimshuffle: axis {axis} is dropped but is not known to have length 1.",
-              f"{describe(x)} {x.type}, pattern {pattern}",
-              "index it (x[0]), reduce it, or declare it with addbroadcast")
+        if axis not in kept and dim != 1:
+            check(False, ShapeError,
+                  f"dimshuffle: axis {axis} is dropped but is not known to have length 1.",
+                  f"{describe(x)} {x.type}, pattern {pattern}",
+                  "index it (x[0]), reduce it, or declare it with addbroadcast")
     return [TensorType(x.dtype, tuple(
         1 if axis == NEW else x.type.dims[axis] for axis in pattern))], []
 
@@ -363,8 +366,10 @@ def _infer_broadcast_to(x: Variable, *sizes: Variable) -> Inferred:
     dims = [dim_of(entry) for entry in sizes]
     guards = size_guards(sizes, dims, "broadcast_to")
     lead = len(dims) - x.ndim
-    check(lead >= 0, ShapeError, "broadcast_to: the shape has fewer axes than the tensor.",
-          f"{describe(x)} {x.type} to ({', '.join(map(str, dims))})", "give a size for every axis")
+    if lead < 0:
+        check(False, ShapeError, "broadcast_to: the shape has fewer axes than the tensor.",
+              f"{describe(x)} {x.type} to ({', '.join(map(str, dims))})",
+              "give a size for every axis")
     for axis, own in enumerate(x.type.dims):
         wanted = dims[lead + axis]
         if own == 1 or proves_equal(own, wanted):
