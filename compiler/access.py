@@ -7,8 +7,7 @@ every question about fusion is asked of the variable *behind* the views and the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .dims import DimLike, Symbol, as_dim, substitute, symbols_of
 from .dtypes import HALVES
@@ -30,8 +29,7 @@ def index_of_rank(rank: int) -> Position:
     return _INDICES[rank]
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Access to ``variable`` (no view) at ``position``, None when the position depends on data."""
 
     variable: Variable

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,8 +68,7 @@ class FunctionGraph:
     bodies: Mapping[int, MapBody] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class BufferOptions:
+class BufferOptions(NamedTuple):
     """Passes that tests switch off (``fusion``, ``in_place``), and what the nests are for.
 
     ``for_cores``: a few cores with caches, for which matrices are walked in blocks and bands of

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .access import Position, Read, checked_nodes, index_of_rank, is_widening, reads_of_node
 from .dims import DimLike, prod, proves_nonnegative
@@ -98,8 +99,7 @@ class Cluster:
         return self.reduced[0] if self.reduced is not None else len(self.space)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The result of fusing a block.
 
     Attributes
@@ -114,8 +114,7 @@ class Plan:
     stored: set[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chain:
+class _Chain(NamedTuple):
     """Cost of computing a value again from arrays of its size or larger, and their ids."""
 
     cost: float

@@ -9,8 +9,7 @@ each with totals of its own, which a second kernel adds up in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .access import Position
 from .dims import DimLike, floordiv, minimum, prod, symbols_of
@@ -48,8 +47,7 @@ UNKNOWN_ROWS = 256
 """Rows of a block where the length of a row is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """The part of the space one iteration of the outer loop reduces.
 
     ``kept`` are indices of the leading axes; the first reduced axis is cut to ``rows``, the last

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 import numpy as np
 
@@ -139,8 +139,7 @@ class Group:
 Step: TypeAlias = Union[Kernel, Contract, Copy, For, Group]
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(NamedTuple):
     """Two sizes that must be equal at every call.
 
     ``message`` explains a failure to the user (``{0}`` and ``{1}`` are the sizes); ``kind`` names
@@ -153,8 +152,7 @@ class Guard:
     kind: str = "ShapeError"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """What a ``Check`` reports: a message whose ``{value}`` is the offending int64."""
 
     kind: str

@@ -45,7 +45,7 @@ class RandomSource(Protocol):
         """Return ``arange(count)`` in random order."""
 
 
-_rng: RandomSource = np.random
+_rng: RandomSource | None = None  # numpy.random, which takes 10 ms to import: when first used
 
 
 def get_rng() -> RandomSource:
@@ -54,7 +54,7 @@ def get_rng() -> RandomSource:
     Until :func:`set_rng` is called this is ``numpy.random`` itself, so that ``numpy.random.seed``
     makes a program reproducible.
     """
-    return _rng
+    return np.random if _rng is None else _rng
 
 
 def set_rng(rng: int | np.random.Generator | np.random.RandomState) -> None:

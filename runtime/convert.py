@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,8 +15,7 @@ _ROUNDED = ("float32", "float16", "bfloat16")
 """What a Python float is rounded to when it is the value of a scalar."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """Which values an argument accepts besides arrays of its own dtype.
 
     Attributes

@@ -7,7 +7,7 @@ in which the outputs were asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,7 @@ def destinations(name: str, out: object, count: int, single: bool,
     return list(out)
 
 
-@dataclass(frozen=True, slots=True)
-class Destinations:
+class Destinations(NamedTuple):
     """Which arrays a device's functions write results into.
 
     Attributes

@@ -7,7 +7,7 @@ exactly these rows; everything else (``exp``, ``tanh`` ...) is written with them
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from ..dtypes import BOOL, FLOATS, HALVES
 from .ir import Const, Expr, Index, Scalar
 
 
-@dataclass(frozen=True, slots=True)
-class ScalarOp:
+class ScalarOp(NamedTuple):
     """One primitive.
 
     Attributes

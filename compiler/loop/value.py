@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,7 @@ from .ir import Const, Expr
 from .scalar import apply, const
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """An IEEE binary format.
 
     Attributes
@@ -59,8 +59,7 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """What scalar functions are built for, where one formula is not the best for all.
 
     Attributes

@@ -8,8 +8,7 @@ are in ``arithmetic.py``, ``transcendental.py``, ``comparison.py`` and ``nnet.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ _KIND_NAMES = {"b": "bool", "i": "integers", "f": "floats"}
 
 # -- which dtype the arguments are converted to ----------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(NamedTuple):
     """``dtype`` maps NumPy's promotion of the arguments to the dtype the op runs in.
 
     With ``widens`` a Python integer too large for narrow tensors makes all int64.

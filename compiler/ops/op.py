@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, Literal, NamedTuple, TypeAlias, Union
 
 import numpy as np
 
@@ -30,15 +30,13 @@ Kind: TypeAlias = Literal["elementwise", "linear", "composite", "structured"]
 # -- derivatives: exactly one of these per row -----------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Partials:
+class Partials(NamedTuple):
     """Elementwise: ``rule(*inputs, output) -> [d output / d input, ...]`` (None: always zero)."""
 
     rule: Callable[..., list[Variable | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Transpose:
+class Transpose(NamedTuple):
     """Linear in the inputs listed: ``rules[k](cotangent, *inputs, **params) -> cotangent of k``.
 
     ``jointly``: linear in all listed inputs together (a concatenation), so the forward derivative
@@ -49,8 +47,7 @@ class Transpose:
     jointly: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Custom:
+class Custom(NamedTuple):
     """Both modes by hand.
 
     ``vjp(cotangents, inputs, outputs, **params) -> [cotangent of each input or None]``;
@@ -62,13 +59,11 @@ class Custom:
     jvp: Callable[..., Sequence[Variable | None]]
 
 
-@dataclass(frozen=True, slots=True)
 class OfExpansion:
     """Composite: differentiate the expansion."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoDerivative:
+class NoDerivative(NamedTuple):
     """No derivative.  With ``zero`` it is zero almost everywhere (``floor``); otherwise asking for
     it is an error that shows ``reason``."""
 
@@ -81,8 +76,7 @@ Derivative: TypeAlias = Union[Partials, Transpose, Custom, OfExpansion, NoDeriva
 # -- lowerings: exactly one of these per row -------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ScalarLowering:
+class ScalarLowering(NamedTuple):
     """Elementwise: ``rule(*expressions, **params) -> expression`` of the output's dtype.
 
     ``cost``: relative to an addition, deciding between recomputing and storing.
@@ -92,8 +86,7 @@ class ScalarLowering:
     cost: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class IndexLowering:
+class IndexLowering(NamedTuple):
     """``rule(context, index, node) -> expression``: the element at ``index`` (a tuple of dims).
 
     ``context.read(k, position)`` gives an element of input k, ``context.bind(expression)`` turns
@@ -105,8 +98,7 @@ class IndexLowering:
     is_view: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReduceLowering:
+class ReduceLowering(NamedTuple):
     """Combine input 0 over ``params['axes']`` (sorted, non-negative; the axes disappear).
 
     ``identity(dtype)`` is the value of an empty reduction.
@@ -116,8 +108,7 @@ class ReduceLowering:
     identity: Callable[[str], bool | int | float]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """Writes ``value(context, index)`` at ``target(context, index)`` for index over ``dims``."""
 
     dims: tuple[DimLike, ...]
@@ -127,39 +118,33 @@ class Region:
     is_parallel: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ScatterLowering:
+class ScatterLowering(NamedTuple):
     """``rule(node) -> (start, regions)``: the output starts as input number ``start`` (copied or
     taken over in place), or as nothing when None (the regions cover it); then each region runs."""
 
     rule: Callable[[Apply], tuple[int | None, list[Region]]]
 
 
-@dataclass(frozen=True, slots=True)
 class ContractLowering:
     """``out[b.., m.., n..] = sum_k.. left[b.., m.., k..] right[b.., k.., n..]`` of inputs 0 and 1,
     with ``params["batch"]`` axes ``b..`` and ``params["inner"]`` axes ``k..``."""
 
 
-@dataclass(frozen=True, slots=True)
 class ViewLowering:
     """The output is input 0's memory with another shape (row-major order kept)."""
 
 
-@dataclass(frozen=True, slots=True)
 class MapLowering:
     """A closed graph run for each value of an index, outputs stacked (``ops/control.py``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expand:
+class Expand(NamedTuple):
     """Composite: ``rule(*inputs, **params) -> output`` over other ops (one output)."""
 
     rule: Callable[..., Variable]
 
 
-@dataclass(frozen=True, slots=True)
-class Never:
+class Never(NamedTuple):
     """Removed before lowering by the pass named in ``reason``."""
 
     reason: str
@@ -171,8 +156,7 @@ Lowering: TypeAlias = Union[ScalarLowering, IndexLowering, ReduceLowering, Scatt
 # -- examples from which the tests are generated ---------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One way to call the op's public function in a test.
 
     Attributes

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import product
-from typing import Any, Protocol, TypeAlias, Union
+from typing import Any, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
 
@@ -141,8 +141,7 @@ class Facts(Protocol):
         """Return whether one node reads the variable, as far as is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """A fact that must be proved before a rule applies.
 
     Attributes
@@ -304,8 +303,7 @@ def _kind(dtype: str) -> str:
     return "b" if dtype == BOOL else "i" if is_integer(dtype) else "f"
 
 
-@dataclass(frozen=True, slots=True)
-class WildcardPattern:
+class WildcardPattern(NamedTuple):
     """Matches anything of its kinds; the same thing wherever the name occurs."""
 
     name: str
@@ -322,8 +320,7 @@ class WildcardPattern:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class ValuePattern:
+class ValuePattern(NamedTuple):
     """Matches a tensor all of whose elements are this number."""
 
     value: bool | int | float
@@ -339,8 +336,7 @@ class ValuePattern:
         return bool(found == value and np.signbit(found) == np.signbit(value))
 
 
-@dataclass(frozen=True, slots=True)
-class NodePattern:
+class NodePattern(NamedTuple):
     """Matches the output of an op whose inputs and parameters match.
 
     ``order`` is that in which the inputs are tried: what fails most often first.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from ...runtime.artifact import Artifact
@@ -20,8 +19,7 @@ Timer: TypeAlias = "Callable[[str], AbstractContextManager]"
 """Times a block under a phase's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """How code is made for a kind of device.
 
     Attributes

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -29,8 +29,7 @@ from .llvm_machine import Machine, probe
 from .llvm_writer import Module
 
 
-@dataclass(frozen=True, slots=True)
-class LlvmOptions:
+class LlvmOptions(NamedTuple):
     """How to compile for the CPU.
 
     Attributes

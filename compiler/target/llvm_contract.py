@@ -19,7 +19,7 @@ all products of known sizes when LLVM optimises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..dims import (
     DimLike, Symbol, as_dim, ceildiv, floordiv, maximum, minimum, modulo, prod, symbols_of)
@@ -65,8 +65,7 @@ BLAS_FLOPS = 1 << 30
 """A product of less than this is two calls of BLAS; each cut costs it 1 % at 512, less above."""
 
 
-@dataclass(frozen=True, slots=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """A kernel that runs on rows of C as soon as they are done.
 
     Attributes
@@ -84,8 +83,7 @@ class Epilogue:
     signature: Signature
 
 
-@dataclass(frozen=True, slots=True)
-class Blocking:
+class Blocking(NamedTuple):
     """How a product is cut.
 
     Attributes
@@ -115,8 +113,7 @@ class Blocking:
     uses_blas: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(NamedTuple):
     """The matrices of a product.
 
     Attributes
@@ -289,8 +286,7 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
     return code
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """A block of the inner axes, on some tiles of rows of one right operand.
 
     ``start`` is its first index along the inner axes up to the one that is cut, ``steps`` its sizes

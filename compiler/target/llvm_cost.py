@@ -8,7 +8,7 @@ symbolic sizes are dims, which compiled code evaluates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..dims import DimLike, Symbol, prod, substitute
 from ..dtypes import SIZES
@@ -87,8 +87,7 @@ def nest_work(nest: Nest) -> DimLike:
     return total
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """Statements without loops: how often they run, what they read, write and compute."""
 
     trips: DimLike

@@ -5,8 +5,8 @@ See ``runtime/artifact.py`` for what they take and return.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from ...runtime.artifact import INTERRUPTED, InternalError
 from ..dims import DimLike, Symbol, as_symbol, prod, proves_nonnegative
@@ -122,8 +122,7 @@ class _Kernels:
         return f"@{code.name}.task"
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     """A kernel with its arguments.
 
     Attributes

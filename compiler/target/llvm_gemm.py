@@ -26,8 +26,7 @@ Georganas et al., "Harnessing Deep Learning via a Single Building Block", IPDPS 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..dtypes import SIZES
 from .llvm_scalar import cast_half, llvm_type
@@ -38,8 +37,7 @@ from .llvm_writer import FunctionWriter, Module
 Source = Literal["direct", "packing", "packed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """What distinguishes micro-kernels.
 
     Attributes

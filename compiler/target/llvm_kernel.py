@@ -9,8 +9,8 @@ taken from ``frame``, an array of 8-byte words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
+from typing import NamedTuple
 
 from ..dims import Symbol
 from ..dtypes import SIZES
@@ -40,8 +40,7 @@ FLAT_UNIT = 64
 """Elements of which a flat loop's chunks are multiples, so that no two share a cache line."""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelCode:
+class KernelCode(NamedTuple):
     """How to call an emitted kernel.
 
     Attributes

@@ -9,7 +9,7 @@ softmax, log-softmax and layer norm take 0.7 to 0.8 times as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..dims import DimLike, as_dim, substitute
 from ..dtypes import SIZES
@@ -31,8 +31,7 @@ SHORTEST_ROW = 256
 """Elements of a row known to be shorter are fetched ahead by the processor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """An access of the next iteration of the loop over rows."""
 
     buffer: Buffer

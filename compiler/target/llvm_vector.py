@@ -11,8 +11,8 @@ Values are written as a *bundle*: a register for each vector, or one text for a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias, Union
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias, Union
 
 from ..dims import DimLike, Symbol, as_dim, substitute
 from ..loop.ir import (
@@ -47,8 +47,7 @@ define internal void @tx.worst.v{N}(<{N} x i1> %fails, <{N} x i64> %values, ptr 
 }}"""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """The range of a vector loop.
 
     Attributes

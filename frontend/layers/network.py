@@ -5,7 +5,6 @@ A network is given by its last layer, or by several.  All walks are iterative.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import warnings
@@ -166,7 +165,8 @@ def _warn_of_unknown(kwargs: Mapping[str, Any], layers: Iterable[Layer]) -> None
     known -= {"input", "inputs"}
     for name in kwargs:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            from difflib import get_close_matches
+            close = get_close_matches(name, known, n=1)
             warnings.warn(
                 f"get_output: no layer takes the argument {name!r}"
                 + (f"; did you mean {close[0]!r}?" if close else ""), stacklevel=3)
