@@ -271,7 +271,7 @@ class _Bufferizer:
         reads: dict[int, list[tuple[Cluster, Read]]] = {}
         for cluster in updating:
             for node in cluster.members:
-                for read in reads_of_node(node, forced - {id(node.outputs[0])}):
+                for read in reads_of_node(node, forced):
                     reads.setdefault(id(read.variable), []).append((cluster, read))
                     for alias in _aliases(read.variable):
                         reads.setdefault(id(alias), []).append((cluster, Read(alias, None)))

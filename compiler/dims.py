@@ -87,10 +87,11 @@ class Dim:
     True
     """
 
-    __slots__ = ("terms",)
+    __slots__ = ("terms", "symbols")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]):
         self.terms = terms
+        self.symbols: frozenset[Symbol] | None = None  # ``symbols_of`` keeps its result here
 
     @property
     def key(self) -> str:
@@ -440,18 +441,23 @@ def prod(dims: Iterable[DimLike]) -> DimLike:
     return result
 
 
-def symbols_of(dim: DimLike) -> set[Symbol]:
+_NO_SYMBOLS: frozenset[Symbol] = frozenset()
+
+
+def symbols_of(dim: DimLike) -> frozenset[Symbol]:
     """Return the symbols a dim depends on."""
     if isinstance(dim, int):
-        return set()
-    found: set[Symbol] = set()
-    for monomial, _ in dim.terms:
-        for atom, _ in monomial:
-            if isinstance(atom, Symbol):
-                found.add(atom)
-            else:
-                found |= symbols_of(atom.args[0]) | symbols_of(atom.args[1])
-    return found
+        return _NO_SYMBOLS
+    if dim.symbols is None:
+        found: set[Symbol] = set()
+        for monomial, _ in dim.terms:
+            for atom, _ in monomial:
+                if isinstance(atom, Symbol):
+                    found.add(atom)
+                else:
+                    found |= symbols_of(atom.args[0]) | symbols_of(atom.args[1])
+        dim.symbols = frozenset(found)
+    return dim.symbols
 
 
 def substitute(dim: DimLike, values: Mapping[Symbol, DimLike]) -> DimLike:

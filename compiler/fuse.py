@@ -193,8 +193,7 @@ class _Fuser:
             if self.is_skipped(node):
                 continue
             out = node.outputs[0]
-            stop = self.forced - {id(out)} if id(out) in self.forced else self.forced
-            reads = self.reads[id(node)] = reads_of_node(node, stop)
+            reads = self.reads[id(node)] = reads_of_node(node, self.forced)
             if id(node) in self.update_only:
                 for read in reads:
                     if read.variable.type.dims == out.type.dims:

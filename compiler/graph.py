@@ -338,8 +338,8 @@ def toposort(outputs: Iterable[Variable], stop: Iterable[Variable] = ()) -> list
             if node in done:
                 stack.pop()
                 continue
-            waiting = [source.owner for source in node.inputs
-                       if source.owner is not None and source.owner not in done
+            waiting = [owner for source in node.inputs
+                       if (owner := source.owner) is not None and owner not in done
                        and id(source) not in stops]
             if waiting:
                 stack += waiting[::-1]

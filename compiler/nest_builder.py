@@ -49,9 +49,9 @@ class Scope:
 
     def home_of(self, position: Position) -> Scope:
         """Return the outermost scope in which every symbol of ``position`` has a value."""
-        wanted = set().union(*(symbols_of(dim) for dim in position)) if position else set()
+        wanted = [symbols for dim in position if (symbols := symbols_of(dim))]
         scope = self
-        while scope.parent is not None and not (scope.symbols & wanted):
+        while scope.parent is not None and all(map(scope.symbols.isdisjoint, wanted)):
             scope = scope.parent
         return scope
 

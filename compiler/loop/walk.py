@@ -40,8 +40,11 @@ def postorder(*roots: Expr, known: Callable[[Expr], bool] | None = None) -> list
             seen.add(id(node))
             if known is not None and known(node):
                 continue
-            stack.append((node, True))
-            stack.extend((child, False) for child in reversed(children(node)))
+            if isinstance(node, Scalar):
+                stack.append((node, True))
+                stack.extend([(child, False) for child in reversed(node.args)])
+            else:
+                found.append(node)
     return found
 
 
