@@ -90,11 +90,42 @@ def test_nan_and_infinities_reach_their_rows_and_columns_only():
     np.testing.assert_array_equal(np.isfinite(result), ~spoilt)
 
 
-@pytest.mark.parametrize("m, k, n", [(150, 330, 200), (37, 500, 700)])
-def test_threads_do_not_change_a_bit(m, k, n):
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("m, k, n", [(512, 512, 512), (600, 448, 1000), (448, 448, 6000),
+                                     (5000, 448, 448)])
+def test_calls_of_blas_keep_all_cpus_busy_and_end(m, k, n, cpus):
+    cut = blocking(program_of(m, k, n).steps[0],
+                   Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus))
+    assert cut.uses_blas and max(cut.task_tiles, cut.task_columns) <= 2048
+    calls = -(-m // cut.task_tiles) * -(-n // cut.task_columns)
+    if max(m, n) <= 2048:
+        assert calls == cpus
+    else:
+        # The longest share of the work, against an even one.
+        share = -(-calls // cpus) * cut.task_tiles * cut.task_columns
+        assert share <= 1.1 * m * n / cpus
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3])
+def test_calls_of_blas_before_an_epilogue_have_whole_rows(cpus):
+    x, y = T.fmatrix("x"), T.fmatrix("y")
+    f = tx.function([x, y], T.tanh(T.dot(x, y)), mode=Options(cpus=cpus))
+    a = np.random.default_rng(0).standard_normal((448, 448)).astype("float32")
+    exact = np.tanh(a.astype("float64") @ a)
+    np.testing.assert_allclose(f(a, a), exact, rtol=0, atol=1e-4)
+    step, = f.variants[0].stages.program.steps
+    cut = blocking(step, Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus))
+    assert step.epilogue is not None and cut.uses_blas
+    assert cut.task_columns == 448 and -(-448 // cut.task_tiles) == cpus
+
+
+@pytest.mark.parametrize("m, k, n, options", [
+    (150, 330, 200, {}), (37, 500, 700, {}), (450, 460, 470, {"cpus": 1}),
+    (450, 460, 470, {"cpus": 3})])
+def test_threads_do_not_change_a_bit(m, k, n, options):
     results = []
     for threads in (1, 2, 3):
-        f, a, b, _ = product(m, k, n, threads=threads)
+        f, a, b, _ = product(m, k, n, threads=threads, mode=Options(**options))
         before = tx.get_num_threads()
         try:
             tx.set_num_threads(3)

@@ -1,18 +1,33 @@
 """Calls of CBLAS: the matrix product of one block, for sizes at which it measures better.
 
-OpenBLAS runs with one thread; the blocks of a product are cut over ours.
+OpenBLAS runs with one thread; the blocks of a product are cut over ours.  How it adds depends on
+where an element lies in its block, so the blocks depend on the sizes and on the CPUs the process
+started with, and not on the number of threads.
 """
 
 from __future__ import annotations
 
-from ..dims import DimLike
+from ..dims import DimLike, ceildiv, prod
+from ..dtypes import SIZES
 from ..program import Contract, View
+from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 LARGEST = (1 << 31) - 1
 """Of a size or a leading dimension: BLAS takes 32-bit integers."""
+
+LEAST, MOST = 448, 2048
+"""From the first size on in every axis, OpenBLAS's copies of both operands pay (measured: 2 to 10 %
+faster at 512 and above, as much slower below 256).  A call has at most the second, so that some
+tenths of a second pass until a signal is seen."""
+
+CUT_FLOPS = 1 << 22
+"""A product of fewer operations is one call: some tens of microseconds."""
+
+COPY = 10
+"""Multiply-adds in the time in which BLAS copies an element of an operand."""
 
 
 def gemm_name(dtype: str) -> str:
@@ -29,6 +44,39 @@ def fits_blas(step: Contract) -> bool:
     return all(isinstance(n, int) and n <= LARGEST for n in numbers) \
         and len(step.inner_dims) == 1 \
         and all(_leading(view) is not None for view in (step.out, step.left, step.right))
+
+
+def is_large(step: Contract) -> bool:
+    """Return whether BLAS measures better."""
+    return all(isinstance(size, int) and size >= LEAST for size in step.sizes[1:])
+
+
+def blas_block(step: Contract, machine: Machine) -> tuple[int, int]:
+    """Return the rows and columns of a call of BLAS, for the machine's CPUs to end soonest.
+
+    Each call copies its rows of the left operand and its columns of the right one.  Of equal cuts,
+    the one by rows measures better.
+    """
+    batch, m, n, k = step.sizes
+    cpus = machine.cpus if 2 * prod(step.sizes) >= CUT_FLOPS else 1
+    most = MOST
+    if step.epilogue is not None:
+        # What a call has computed waits for it in the last cache, beside as much of its operands.
+        row_bytes = max(n * SIZES[step.out.buffer.dtype], 1)
+        most = min(most, max(machine.last_cache // (4 * cpus * row_bytes), LEAST // 2))
+
+    def shape(down: int) -> tuple[int, int]:
+        across = max(ceildiv(n, MOST), ceildiv(cpus, max(batch * down, 1)), 1)
+        return max(ceildiv(m, down), 1), \
+            max(n if step.epilogue is not None else ceildiv(n, across), 1)
+
+    def cost(block: tuple[int, int]) -> int:
+        rows, columns = block
+        calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
+        return ceildiv(calls, cpus) * (rows * columns + COPY * (rows + columns)) * max(k, 1)
+
+    least = max(ceildiv(m, most), 1)
+    return min((shape(down) for down in range(least + cpus - 1, least - 1, -1)), key=cost)
 
 
 def _leading(view: View) -> tuple[int, int] | None:

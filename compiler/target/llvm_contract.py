@@ -26,7 +26,7 @@ from ..dims import (
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
-from .llvm_blas import blas_call, fits_blas
+from .llvm_blas import blas_block, blas_call, fits_blas, is_large
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
 from .llvm_machine import Machine
@@ -56,14 +56,6 @@ WAITING_BYTES = 192 << 10
 
 TABLE_ROWS = 1024
 """Rows that one pass over the panels may serve: the table of where they begin takes 16 KB."""
-
-BLAS_LEAST, BLAS_BLOCK = 448, 1024
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
-many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
-
-BLAS_FLOPS = 1 << 30
-"""A product of less than this is two calls of BLAS; each cut costs it 1 % at 512, less above."""
-
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
@@ -172,8 +164,8 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
 
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and (_is_large(step) or not machine.is_optimised) and fits_blas(step):
-        rows, columns = _blas_block(step)
+    if machine.has_blas and (is_large(step) or not machine.is_optimised) and fits_blas(step):
+        rows, columns = blas_block(step, machine)
         return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
     stack = stack_of(step, False)
     n, size = step.out.dims[-1], SIZES[step.out.buffer.dtype]
@@ -225,27 +217,9 @@ def _deepest(width: int, size: int) -> int:
     return max(PANEL_BYTES // (width * size), LEAST_INNER)
 
 
-def _blas_block(step: Contract) -> tuple[int, int]:
-    """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
-    batch, m, n, _ = step.sizes
-    if step.epilogue is not None:
-        return max(_even(m, BLAS_BLOCK // 4), 1), max(n, 1)
-    rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
-    flops = 2 * prod(step.sizes)
-    if batch * ceildiv(m, rows) * ceildiv(n, columns) == 1 and flops >= TASK_FLOPS:
-        rows = ceildiv(rows, 2)
-        if flops >= BLAS_FLOPS:
-            columns = ceildiv(columns, 2)
-    return rows, columns
-
-
 def _even(size: DimLike, most: int) -> DimLike:
     """Return the length of the fewest equal parts of at most ``most``."""
     return ceildiv(size, maximum(ceildiv(size, most), 1))
-
-
-def _is_large(step: Contract) -> bool:
-    return all(isinstance(size, int) and size >= BLAS_LEAST for size in step.sizes[1:])
 
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:
