@@ -26,7 +26,7 @@ from ..dims import (
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
-from .llvm_blas import blas_block, blas_call, fits_blas, is_large
+from .llvm_blas import blas_block, blas_call, fits_blas, is_faster
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
 from .llvm_machine import Machine
@@ -166,7 +166,8 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
             * (1 if isinstance(n, int) else 1 / vectors)
 
     shapes = [(rows, vectors) for rows in range(1, registers // 2)
-              for vectors in range(1, widest(rows) + 1) if (rows + 1) * (vectors + 1) <= registers + 5
+              for vectors in range(1, widest(rows) + 1)
+              if (rows + 1) * (vectors + 1) <= registers + 5
               and rows * vectors + vectors + 1 <= registers]
     return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
 
@@ -187,7 +188,8 @@ def last_panels(width: int, vectors: int) -> tuple[int, int]:
 
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and (is_large(step) or not machine.is_optimised) and fits_blas(step):
+    if machine.has_blas and fits_blas(step) and (
+            not machine.is_optimised or is_faster(step, machine)):
         rows, columns = blas_block(step, machine)
         return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
     stack = stack_of(step, False)
