@@ -277,7 +277,7 @@ def _emit(program: Program, options: Options, store: ArtifactStore | None,
 def cache_key(text: str, constants: Iterable[np.ndarray], options: Options) -> str:
     """Return the content address of an artifact: everything its code depends on, hashed."""
     parts = {
-        "program": text, "optimize": options.optimize, "blas": str(options.has_blas),
+        "program": text, "optimize": options.optimize, "blas": f"{options.has_blas} {options.cpus}",
         "precision": options.float32_matmul_precision, "gpu blas": options.gpu_blas,
         "sources": sources_digest(), "target": target_of(options.device).describe(),
     }

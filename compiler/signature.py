@@ -44,6 +44,8 @@ class Options:
         Check every level for well-formedness between passes.
     has_blas : bool
         Whether the runtime offers CBLAS, for large products.
+    cpus : int
+        CPUs for which the calls of CBLAS are cut; 0 for those this process may use.
     memory_budget : int or None
         Bytes that temporaries may take; values are recomputed where they would take more.
     size_hints : mapping of Symbol to int
@@ -64,6 +66,7 @@ class Options:
     keep_text: bool = False
     verify: bool = False
     has_blas: bool = True
+    cpus: int = 0
     memory_budget: int | None = None
     size_hints: Mapping[Symbol, int] = field(default_factory=dict)
     device: str = "cpu"

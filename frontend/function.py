@@ -416,7 +416,7 @@ _MODES = {"FAST_RUN": {"optimize": "full"}, "FAST_COMPILE": {"optimize": "fast_c
 
 def _options(mode: Any, device: str | None, on_device: bool) -> Options:
     """Return the options of a mode, on a device."""
-    from .runtime import blas
+    from .runtime import blas, processors
     options = _mode_options(mode)
     device = device or (config.device if options.device == "cpu" else options.device)
     if not is_device(device):
@@ -428,7 +428,8 @@ def _options(mode: Any, device: str | None, on_device: bool) -> Options:
     gpu_blas = config.gpu_blas if options.gpu_blas == "never" else options.gpu_blas
     return replace(options, device=device, on_device=on_device or options.on_device,
                    float32_matmul_precision=precision, gpu_blas=gpu_blas,
-                   has_blas=options.has_blas and blas.available())
+                   has_blas=options.has_blas and blas.available(),
+                   cpus=options.cpus or processors.planned_cpus())
 
 
 def _mode_options(mode: Any) -> Options:

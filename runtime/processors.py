@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cache
 
 MOST_THREADS = 1024
 VARIABLES = ("TETRACTYS_NUM_THREADS", "OMP_NUM_THREADS")
@@ -27,11 +28,26 @@ def default_threads() -> int:
         if text:
             warnings.warn(f"{name}={text!r} is not a number of threads: ignored",
                           RuntimeWarning, stacklevel=2)
+    return usable_cpus()
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that affinity and control group leave to this process, at this moment."""
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
     else:
         cpus = os.cpu_count() or 1
     return max(1, min(cpus, cpu_quota(), MOST_THREADS))
+
+
+@cache
+def planned_cpus() -> int:
+    """Return the CPUs that code is shaped for: those usable when it was first asked.
+
+    Later changes of the affinity do not count, nor does the number of threads ever: all functions
+    of a process cut equal products equally, so that their results are the same bits.
+    """
+    return usable_cpus()
 
 
 def cpu_quota() -> int:

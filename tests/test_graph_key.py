@@ -180,7 +180,7 @@ def test_every_option_is_part_of_the_key():
     """Also one that does not exist yet: the key is made of the fields there are."""
     x, = vectors("x")
     changed = {"optimize": "fast_compile", "fast_math": True, "keep_text": True, "verify": True,
-               "disabled": frozenset({"fusion", "in_place"}), "has_blas": False,
+               "disabled": frozenset({"fusion", "in_place"}), "has_blas": False, "cpus": 3,
                "device": "cuda", "on_device": True, "float32_matmul_precision": "high",
                "gpu_blas": "large",
                "memory_budget": 1000,

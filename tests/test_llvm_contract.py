@@ -18,7 +18,7 @@ from tetractys.compiler.pipeline import Options
 from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
-from tetractys.compiler.target.llvm_contract import blocking, stack_of, tile_shape
+from tetractys.compiler.target.llvm_contract import blocking, last_panels, stack_of, tile_shape
 from tetractys.compiler.target.llvm_machine import Machine
 from tetractys.compiler.target.llvm_transpose import transposed
 
@@ -90,11 +90,52 @@ def test_nan_and_infinities_reach_their_rows_and_columns_only():
     np.testing.assert_array_equal(np.isfinite(result), ~spoilt)
 
 
-@pytest.mark.parametrize("m, k, n", [(150, 330, 200), (37, 500, 700)])
-def test_threads_do_not_change_a_bit(m, k, n):
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("m, k, n", [(1024, 1024, 1024), (900, 448, 2000), (448, 448, 6000),
+                                     (5000, 448, 448)])
+def test_calls_of_blas_keep_all_cpus_busy_and_end(m, k, n, cpus):
+    cut = blocking(program_of(m, k, n).steps[0],
+                   Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus))
+    assert cut.uses_blas and max(cut.task_tiles, cut.task_columns) <= 2048
+    calls = -(-m // cut.task_tiles) * -(-n // cut.task_columns)
+    if max(m, n) <= 2048:
+        assert calls == cpus
+    else:
+        # The longest share of the work, against an even one.
+        share = -(-calls // cpus) * cut.task_tiles * cut.task_columns
+        assert share <= 1.1 * m * n / cpus
+
+
+@pytest.mark.parametrize("m, k, n, cpus, uses_blas", [
+    (512, 512, 512, 2, True), (512, 512, 512, 64, False), (512, 256, 512, 1, False),
+    (100, 784, 256, 1, False), (800, 784, 256, 1, True), (64, 4096, 64, 1, False),
+    (512, 0, 512, 1, False), (0, 512, 512, 1, False)])
+def test_blas_computes_what_leaves_each_cpu_much(m, k, n, cpus, uses_blas):
+    step, = program_of(m, k, n).steps
+    machine = Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus)
+    assert blocking(step, machine).uses_blas == uses_blas
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3])
+def test_calls_of_blas_before_an_epilogue_have_whole_rows(cpus):
+    x, y = T.fmatrix("x"), T.fmatrix("y")
+    f = tx.function([x, y], T.tanh(T.dot(x, y)), mode=Options(cpus=cpus))
+    a, b = (np.random.default_rng(rows).standard_normal((rows, 448)).astype("float32")
+            for rows in (600, 448))
+    np.testing.assert_allclose(f(a, b), np.tanh(a.astype("float64") @ b), rtol=0, atol=1e-4)
+    step, = f.variants[0].stages.program.steps
+    cut = blocking(step, Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus))
+    assert step.epilogue is not None and cut.uses_blas
+    assert cut.task_columns == 448 and -(-600 // cut.task_tiles) == cpus
+
+
+@pytest.mark.parametrize("m, k, n, options", [
+    (150, 330, 200, {}), (37, 500, 700, {}), (450, 460, 470, {"cpus": 1}),
+    (450, 460, 470, {"cpus": 3})])
+def test_threads_do_not_change_a_bit(m, k, n, options):
     results = []
     for threads in (1, 2, 3):
-        f, a, b, _ = product(m, k, n, threads=threads)
+        f, a, b, _ = product(m, k, n, threads=threads, mode=Options(**options))
         before = tx.get_num_threads()
         try:
             tx.set_num_threads(3)
@@ -137,6 +178,18 @@ def test_tiles_fit_the_registers(name, dtype):
             assert rows >= 1 and vectors >= 1
             # The totals, a row of B, and one element of A.
             assert rows * vectors + vectors + 1 <= machine.registers
+
+
+@pytest.mark.parametrize("vectors", range(1, 7))
+@pytest.mark.parametrize("width", range(1, 30))
+def test_panels_cover_all_vectors_with_as_equal_widths_as_can_be(width, vectors):
+    narrow, last = last_panels(width, vectors)
+    full, rest = divmod(width - narrow * last, vectors)
+    assert rest == 0 and full >= 0
+    if width >= vectors * (vectors - 1):
+        assert last == 0 or narrow == vectors - 1
+    # No more panels than there would be anyway.
+    assert full + last == -(-width // vectors)
 
 
 def program_of(m, k, n):

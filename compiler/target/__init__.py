@@ -48,7 +48,8 @@ def _compile_for_cpu(program: Program, options: Options, timed: Timer) -> Artifa
         from .llvm import LlvmOptions, compile_program
     level = 0 if options.optimize == "fast_compile" else 3
     return compile_program(program, LlvmOptions(
-        speed_level=level, has_blas=options.has_blas, keep_text=options.keep_text), timed)
+        speed_level=level, has_blas=options.has_blas, cpus=max(options.cpus, 1),
+        keep_text=options.keep_text), timed)
 
 
 def _compile_for_gpu(program: Program, options: Options, timed: Timer) -> Artifact:

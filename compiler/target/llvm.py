@@ -44,6 +44,8 @@ class LlvmOptions(NamedTuple):
         0 to 3, as a C compiler's ``-O``.
     has_blas : bool
         Whether the runtime offers CBLAS.
+    cpus : int
+        CPUs for which its calls are cut.
     keep_text : bool
         Whether ``Artifact.notes`` gets the optimised IR (``llvm``) and the assembly.
     """
@@ -53,6 +55,7 @@ class LlvmOptions(NamedTuple):
     triple: str = ""
     speed_level: int = 3
     has_blas: bool = False
+    cpus: int = 1
     keep_text: bool = False
 
 
@@ -80,7 +83,8 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
         If the program is ill-formed.
     """
     machine = replace(vector_unit(options.cpu, options.features, options.triple),
-                      has_blas=options.has_blas, is_optimised=options.speed_level > 0)
+                      has_blas=options.has_blas, cpus=options.cpus,
+                      is_optimised=options.speed_level > 0)
     with timed("write code"):
         text = module_text(program, machine)
     with timed("LLVM"):

@@ -26,7 +26,7 @@ from ..dims import (
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
-from .llvm_blas import blas_call, fits_blas
+from .llvm_blas import blas_block, blas_call, fits_blas, is_faster
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
 from .llvm_machine import Machine
@@ -56,13 +56,6 @@ WAITING_BYTES = 192 << 10
 
 TABLE_ROWS = 1024
 """Rows that one pass over the panels may serve: the table of where they begin takes 16 KB."""
-
-BLAS_LEAST, BLAS_BLOCK = 448, 1024
-"""From this size on in every axis, OpenBLAS's copies of both operands pay, in blocks of at most so
-many rows and columns (measured: 2 to 10 % faster at 512 and above, as much slower below 256)."""
-
-BLAS_FLOPS = 1 << 30
-"""A product of less than this is two calls of BLAS; each cut costs it 1 % at 512, less above."""
 
 
 class Epilogue(NamedTuple):
@@ -148,29 +141,54 @@ def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[in
 
     A step of a tile costs a cycle for two multiply-adds or two loads, at least the latency of one
     multiply-add, which is 4, and a little for what its loads cost beyond the first-level cache;
-    between tiles some cycles are lost.  Its vectors and totals fill the registers.
+    between tiles some 20 cycles are lost.  Its vectors and totals fill the registers.
     """
     lanes, registers = machine.lanes(dtype), machine.registers
-    widest = max(2, 2 * PANEL_BYTES // (LEAST_INNER * machine.vector_bytes))
+    panel = LEAST_INNER * machine.vector_bytes
+
+    def widest(rows: int) -> int:
+        # One row of tiles reads B where it lies.
+        is_alone = isinstance(m, int) and m <= rows
+        return max(2, 2 * PANEL_BYTES // panel if is_alone else -(-PANEL_BYTES // panel))
+
+    def step(rows: int, vectors: int) -> float:
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.06 * (rows + vectors) \
+            + 20 / LEAST_INNER
 
     def cycles(rows: int, vectors: int) -> float:
-        width = -(-n // lanes) if isinstance(n, int) else 64 * vectors
-        height = -(-m // rows) if isinstance(m, int) else 64 / rows
-        full, rest = divmod(width, vectors)
-        step = sum(count * (max(rows * v / 2, (rows + v) / 2, 4.0) + 0.1 * (rows + v) + 0.2)
-                   for count, v in ((full, vectors), (1 if rest else 0, rest)))
-        return step * height
+        width = -(-n // lanes) if isinstance(n, int) else 60 * vectors
+        height = -(-m // rows) if isinstance(m, int) else 60 / rows
+        narrow, last = last_panels(width, vectors)
+        full = (width - last * narrow) // vectors
+        return (full * step(rows, vectors) + last * step(rows, narrow)) * height \
+            * (1 if isinstance(n, int) else 1 / vectors)
 
     shapes = [(rows, vectors) for rows in range(1, registers // 2)
-              for vectors in range(1, widest + 1) if (rows + 1) * (vectors + 1) <= registers + 5
+              for vectors in range(1, widest(rows) + 1)
+              if (rows + 1) * (vectors + 1) <= registers + 5
               and rows * vectors + vectors + 1 <= registers]
     return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
 
 
+def last_panels(width: int, vectors: int) -> tuple[int, int]:
+    """Return the vectors of the panels that are narrower than the others, and how many there are.
+
+    Panels of ``vectors`` that would leave a narrower rest give it one vector each, as far as that
+    makes them equal: three of 3, 2 and 2 rather than of 3, 3 and 1.  A tile of few totals waits
+    for the latency of multiply-adds.
+    """
+    full, rest = divmod(width, vectors)
+    if rest == 0:
+        return vectors, 0
+    missing = vectors - rest
+    return (vectors - 1, missing) if missing <= full + 1 else (rest, 1)
+
+
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and (_is_large(step) or not machine.is_optimised) and fits_blas(step):
-        rows, columns = _blas_block(step)
+    if machine.has_blas and fits_blas(step) and (
+            not machine.is_optimised or is_faster(step, machine)):
+        rows, columns = blas_block(step, machine)
         return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
     stack = stack_of(step, False)
     n, size = step.out.dims[-1], SIZES[step.out.buffer.dtype]
@@ -222,27 +240,9 @@ def _deepest(width: int, size: int) -> int:
     return max(PANEL_BYTES // (width * size), LEAST_INNER)
 
 
-def _blas_block(step: Contract) -> tuple[int, int]:
-    """Return the rows and columns of a call of BLAS: few calls, but several for the threads."""
-    batch, m, n, _ = step.sizes
-    if step.epilogue is not None:
-        return max(_even(m, BLAS_BLOCK // 4), 1), max(n, 1)
-    rows, columns = max(_even(m, BLAS_BLOCK), 1), max(_even(n, BLAS_BLOCK), 1)
-    flops = 2 * prod(step.sizes)
-    if batch * ceildiv(m, rows) * ceildiv(n, columns) == 1 and flops >= TASK_FLOPS:
-        rows = ceildiv(rows, 2)
-        if flops >= BLAS_FLOPS:
-            columns = ceildiv(columns, 2)
-    return rows, columns
-
-
 def _even(size: DimLike, most: int) -> DimLike:
     """Return the length of the fewest equal parts of at most ``most``."""
     return ceildiv(size, maximum(ceildiv(size, most), 1))
-
-
-def _is_large(step: Contract) -> bool:
-    return all(isinstance(size, int) and size >= BLAS_LEAST for size in step.sizes[1:])
 
 
 def task_count(step: Contract, cut: Blocking) -> DimLike:
@@ -473,31 +473,40 @@ class _ContractWriter:
         else:
             writer.loop(number, "0", writer.dim(blocks), body)
 
-    def panels(self, block: _Block, columns: tuple[DimLike, DimLike]) -> None:
-        """Write the loop over full panels, and the last, narrower one."""
-        writer = self.writer
-        left, right = columns
+    def panels(self, block: _Block, between: tuple[DimLike, DimLike]) -> None:
+        """Write the loops over full panels, and over the last, narrower ones."""
+        writer, lanes, vectors = self.writer, self.lanes, self.cut.vectors
+        left, right = between
         full = floordiv(right - left, self.width)
-        panel = Symbol("panel", extent=full)
-
-        def whole() -> None:
-            self.tiles(block, left + as_dim(panel) * self.width, self.width)
-
+        narrow, masks, last = vectors, vectors, 1
+        if isinstance(self.n, int):
+            # Only the last columns of the matrix are not whole panels.
+            columns = self.n % self.cut.task_columns
+            narrow, last = last_panels(ceildiv(columns, lanes), vectors)
+            masks = int(self.n % lanes != 0)
+            last = max(last, int(columns % self.width != 0))
+            full = full - max(last - 1, 0) * floordiv(right, max(self.n, 1))
         if not (isinstance(self.n, int) and self.n < self.width):
-            writer.loop(panel, "0", writer.dim(full), whole)
-        if isinstance(self.n, int) and self.n % self.width == 0:
+            panel = Symbol("panel", extent=full)
+            writer.loop(panel, "0", writer.dim(full), lambda: self.tiles(
+                block, left + as_dim(panel) * self.width, self.width, vectors, 0))
+        if last == 0:
             return
-        at = left + full * self.width
-        more = writer.emit(f"icmp slt i64 {writer.dim(at)}, {writer.dim(right)}")
-        width: DimLike = self.n % self.width if isinstance(self.n, int) else right - at
-        writer.branch_if(more, lambda: self.tiles(block, at, width))
+        at, width = left + full * self.width, narrow * lanes
+        rest = ceildiv(right - at, width)
+        panel = Symbol("narrow", extent=rest)
 
-    def tiles(self, block: _Block, column: DimLike, width: DimLike) -> None:
+        def part() -> None:
+            column = at + as_dim(panel) * width
+            self.tiles(block, column, minimum(right - column, width), narrow, masks)
+
+        writer.loop(panel, "0", writer.dim(rest), part)
+
+    def tiles(self, block: _Block, column: DimLike, width: DimLike, vectors: int, masks: int
+              ) -> None:
         """Write the tiles of one panel, from the top row to the bottom row."""
         writer, step, cut = self.writer, self.step, self.cut
         top, bottom = block.tiles
-        vectors = ceildiv(width, self.lanes) if isinstance(width, int) else cut.vectors
-        masks = int(width % self.lanes != 0) if isinstance(width, int) else vectors
         depth = len(block.steps)
         a, b = (self.address(base, self.start(view, block.matrix) + sum(
             (at * stride for at, stride in zip(block.start, strides)), 0) + beyond, dtype)
@@ -564,8 +573,10 @@ class _ContractWriter:
             place = sum((index * stride for index, stride in zip(at, strides)), 0)
             row = as_dim(run) * steps[-1] * vectors * self.lanes if runs != 1 else 0
             for done in range(0, vectors * self.lanes, self.lanes):
+                # Vectors behind the last column repeat it.
+                first = place + minimum(done, width - 1) * rn
                 writer.run(
-                    f"call void {function}(ptr {self.address(b, place + done * rn, self.right)}, "
+                    f"call void {function}(ptr {self.address(b, first, self.right)}, "
                     f"i64 {writer.dim(strides[-1])}, i64 {writer.dim(rn)}, "
                     f"i64 {writer.dim(maximum(width - done, 1))}, i64 {writer.dim(steps[-1])}, "
                     f"ptr {self.address(self.panel, row + done)}, i64 {vectors * self.lanes})")

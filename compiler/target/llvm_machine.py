@@ -24,6 +24,8 @@ class Machine:
         Number of vector registers.
     has_blas : bool
         Whether CBLAS can be called.
+    cpus : int
+        CPUs for which its calls are cut.
     is_optimised : bool
         Whether LLVM optimises the code; what is not is slow.
     has_float16 : bool
@@ -38,6 +40,7 @@ class Machine:
     masked_sizes: frozenset[int] = frozenset()
     registers: int = 16
     has_blas: bool = False
+    cpus: int = 1
     is_optimised: bool = True
     has_float16: bool = False
     is_x86: bool = False
