@@ -9,7 +9,8 @@ import tetractys as tx
 from tetractys import debug
 from tetractys import tensor as T
 from tetractys.compiler import band, lower_column
-from tetractys.compiler.loop.ir import For
+from tetractys.compiler.loop.ir import For, Store
+from tetractys.compiler.loop.walk import loads
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.program import Kernel
 
@@ -92,7 +93,10 @@ def test_rows_of_a_column_sum_are_added_side_by_side():
     _, rows = kernel.nest.body
     assert isinstance(rows, For) and rows.extent == 2
     inner, = rows.body
-    assert inner.extent == 5 and len(inner.body) == lower_column.JAM
+    store, = inner.body
+    assert inner.extent == 5 and isinstance(store, Store)
+    read = [load.buffer.name for load in loads(store.value)]
+    assert read.count("x") == lower_column.JAM and len(read) == lower_column.JAM + 1
 
 
 def normalised(x, axis):
@@ -185,7 +189,7 @@ def test_dear_operations_once_a_row_have_a_loop_over_the_rows_of_a_band():
     block, = first.nest.body
     assert block.mark == "parallel"
     inner = [loop for loop in block.body if isinstance(loop, For)][-1]
-    assert [loop.mark for loop in inner.body] == ["serial", "vector", "vector", "serial"]
+    assert [loop.mark for loop in inner.body] == ["parallel", "vector", "vector", "serial"]
 
 
 @pytest.mark.parametrize("reorder", [

@@ -9,7 +9,7 @@ taken from ``frame``, an array of 8-byte words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 from ..dims import Symbol
@@ -21,6 +21,7 @@ from ..loop.text import Signature
 from ..loop.walk import statements
 from .llvm_cost import PARALLEL, nest_work
 from .llvm_prefetch import Ahead, next_rows
+from .llvm_rows import COPIES, ROWS, pass_of, rows_together
 from .llvm_scalar import combine, llvm_type
 from .llvm_short_rows import emit_short_rows, has_short_rows
 from .llvm_stream import are_large, emit_fence, streamed
@@ -157,8 +158,11 @@ class _NestEmitter:
 
     def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
         self.writer, self.cost = writer, nest.cost
-        self.values = Values(writer, nest, addresses)
+        self.together = rows_together(nest)
+        known = replace(nest, body=(*nest.body, *self.together.values()))
+        self.values = Values(writer, known, addresses)
         self.ahead: dict[For, list[Ahead]] = {}
+        self.copies = {pass_of(one): COPIES for pair in self.together.items() for one in pair}
 
     def body(self, body: tuple[Stmt, ...]) -> None:
         """Write statements, whose values are not reused after them."""
@@ -195,14 +199,31 @@ class _NestEmitter:
         """Write a loop over part of its range."""
         if stmt.mark == "parallel" and emit_short_rows(self.values, stmt, self.cost, bounds):
             return
+        if stmt in self.together:
+            self.rows(stmt, self.together[stmt], bounds)
+            return
         if stmt.mark in ("vector", "parallel"):
             plan = vector_plan(stmt, self.values, self.cost,
-                               self.writer.module.machine.vector_bytes)
+                               self.writer.module.machine.vector_bytes,
+                               wanted=self.copies.get(stmt))
             if plan is not None:
                 emit_vector_loop(self.values, stmt, plan, bounds, self.ahead.get(stmt, ()))
                 return
         self.ahead.update(next_rows(stmt, self.values))
         self.writer.loop(stmt.index, bounds.begin, bounds.end, lambda: self.body(stmt.body))
+
+    def rows(self, single: For, together: For, bounds: Bounds) -> None:
+        """Write a loop over rows, of which ``together`` does several; then those that are left."""
+        writer, index = self.writer, single.index
+        if bounds.extent is not None:
+            middle = str(bounds.extent // ROWS * ROWS)
+        else:
+            count = writer.emit(f"sub nsw i64 {bounds.end}, {bounds.begin}")
+            rest = writer.emit(f"srem i64 {count}, {ROWS}")
+            middle = writer.emit(f"sub nsw i64 {bounds.end}, {rest}")
+        writer.loop(index, bounds.begin, middle, lambda: self.body(together.body), step=ROWS)
+        if middle != bounds.end:
+            writer.loop(index, middle, bounds.end, lambda: self.body(single.body))
 
     def unrolled(self, stmt: For) -> None:
         """Write a loop's body once for each value of its index."""
