@@ -55,9 +55,9 @@ class KernelCode:
         Number of size parameters.
     is_parallel : bool
         Whether it takes a range of the outermost loop's index, and ``name.task`` exists.
-    is_flat : bool
-        Whether the parallel loop holds no loop but over short rows: its chunks should be multiples
-        of whole cache lines and vectors.
+    unit : int
+        Chunks of the parallel loop should be multiples of so many iterations: of whole cache lines
+        and vectors where it holds no loop but over short rows, of rows that are taken together.
     streams : tuple of int
         Which of the signature's buffers may be written past the caches.  If there are any, the last
         parameter but for the range is an i64 whose bits tell of each whether it should be.
@@ -67,7 +67,7 @@ class KernelCode:
     roots: tuple[int, ...]
     size_count: int
     is_parallel: bool
-    is_flat: bool
+    unit: int
     streams: tuple[int, ...] = ()
 
 
@@ -119,8 +119,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
         writer.bind(symbol, f"%s{number}")
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
     emitter.values.streamed = are_large(writer, streams, "%past")
+    unit = unit or (FLAT_UNIT if is_flat else ROWS if outer in emitter.together else 1)
     if outer is not None:
-        unit = unit or (FLAT_UNIT if is_flat else 1)
         multiple = multiple or (gcd(unit, outer.extent) if isinstance(outer.extent, int) else 1)
         emitter.loop(outer, Bounds("%begin", "%end", multiple=multiple))
     else:
@@ -130,7 +130,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     writer.run("ret void")
     writer.finish()
     code = KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
-                      is_flat, tuple(roots[root] for root in streams))
+                      unit, tuple(roots[root] for root in streams))
     if outer is not None:
         emit_task(module, code)
     return code
