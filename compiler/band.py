@@ -17,7 +17,7 @@ Cluster 2 may read what cluster 1 computed for the same row; sums over rows are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,19 +168,17 @@ def lower_band(clusters: Sequence[Cluster], memory: Memory, uses: Mapping[int, i
     length = clusters[0].space[0]
     columns = max(prod(cluster.space[1:]) for cluster in clusters)
     rows = max(LEAST_ROWS, BAND // columns // LEAST_ROWS * LEAST_ROWS)
-    block_rows = -(-ROW_BLOCK // (rows * columns)) * rows
-    is_single = isinstance(length, int) and length <= block_rows
+    blocks = _blocks(length, rows, columns)
     name = kernel_name(node for cluster in clusters for node in cluster.members)
     build = NestBuilder(name, memory, set(), uses)
-    count = floordiv(length + (block_rows - 1), block_rows)
-    (block,) = build.open([count], name="block")
+    (block,) = build.open([blocks.count], name="block")
+    is_single = blocks.count == 1
     place = () if is_single else (block,)
-    totals = [_open_totals(build, cluster, memory, () if is_single else (count,), place)
+    totals = [_open_totals(build, cluster, memory, () if is_single else (blocks.count,), place)
               for cluster in clusters if cluster.kind in ("column", "full")]
-    here = minimum(block_rows, length - block * block_rows)
+    (band,) = build.open([blocks.bands(block)], name="band")
+    start = (blocks.first(block) + band) * rows
     is_even = isinstance(length, int) and length % rows == 0
-    (band,) = build.open([floordiv(here + (rows - 1), rows)], name="band")
-    start = block * block_rows + band * rows
     part = RowRange(start, rows if is_even else minimum(rows, length - start))
     collected = {id(total.cluster): total for total in totals}
     for cluster in clusters:
@@ -198,6 +196,33 @@ def lower_band(clusters: Sequence[Cluster], memory: Memory, uses: Mapping[int, i
         write = combine_totals if total.cluster.kind == "column" else full_combine
         write(combine, total.cluster, total.blocks, total.results)
     return [build.kernel(), combine.kernel()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """How bands are shared out: each block has totals of its own."""
+
+    count: DimLike
+    first: Callable[[DimLike], DimLike]
+    bands: Callable[[DimLike], DimLike]
+
+
+def _blocks(length: DimLike, rows: int, columns: int) -> _Blocks:
+    """Return the blocks for a number of rows, of bands of ``rows``; threads take whole blocks."""
+    most = -(-ROW_BLOCK // (rows * columns))
+    if not isinstance(length, int):
+        bands = floordiv(length + (rows - 1), rows)
+        return _Blocks(floordiv(bands + (most - 1), most), lambda block: block * most,
+                       lambda block: minimum(most, bands - block * most))
+    bands = -(-length // rows)
+    count = -(-bands // most)
+    # Two, four or eight threads get equal shares.
+    count = min(bands, 1 << (count - 1).bit_length() if count < 8 else -(-count // 8) * 8)
+
+    def first(block: DimLike) -> DimLike:
+        return floordiv(block * bands, count)
+
+    return _Blocks(count, first, lambda block: first(block + 1) - first(block))
 
 
 def _open_totals(build: NestBuilder, cluster: Cluster, memory: Memory,

@@ -84,7 +84,7 @@ def _row(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kern
 
 def row_passes(build: NestBuilder, cluster: Cluster, memory: Memory,
                part: RowRange | None) -> None:
-    """Write an outer loop over all rows, in parallel, or over a part of them; inside it, passes
+    """Write an outer loop over all rows, or over a part of them, in any order; inside it, passes
     over the row, a reduction ending each pass."""
     stages = _stages(cluster)
     last = max(stages.values())
@@ -120,7 +120,7 @@ def row_passes(build: NestBuilder, cluster: Cluster, memory: Memory,
             if is_stored(node, memory):
                 build.store_value(memory.buffer_of(node.outputs[0]), outer, total)
         build.flush()
-    build.close(outermost="parallel" if part is None else "serial")
+    build.close(outermost="parallel")
 
 
 def _stages(cluster: Cluster) -> dict[int, int]:

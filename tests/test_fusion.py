@@ -9,7 +9,8 @@ import tetractys as tx
 from tetractys import debug
 from tetractys import tensor as T
 from tetractys.compiler import band, lower_column
-from tetractys.compiler.loop.ir import For
+from tetractys.compiler.loop.ir import For, Store
+from tetractys.compiler.loop.walk import loads
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.program import Kernel
 
@@ -42,6 +43,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(lower_column, "COLUMN_BLOCK", 16)
     monkeypatch.setattr(lower_column, "NARROW", 8)
     monkeypatch.setattr(lower_column, "UNKNOWN_ROWS", 8)
+    monkeypatch.setattr(lower_column, "LEAST_BLOCK_ROWS", 1)
     monkeypatch.setattr(lower_column, "MAX_ROW_BLOCKS", 5)
 
 
@@ -87,12 +89,15 @@ def test_column_totals_of_row_blocks_are_added_in_order(small_blocks):
 
 def test_rows_of_a_column_sum_are_added_side_by_side():
     x = T.dmatrix("x")
-    f, _ = compiled([x], x.sum(axis=0), uniform(8, 5))
+    f, _ = compiled([x], x.sum(axis=0), uniform(2 * lower_column.JAM + 3, 5))
     kernel, = kernels(f)
-    _, rows = kernel.nest.body
+    _, rows, rest = kernel.nest.body
     assert isinstance(rows, For) and rows.extent == 2
-    inner, = rows.body
-    assert inner.extent == 5 and len(inner.body) == lower_column.JAM
+    for inner, count in ((*rows.body, lower_column.JAM), (rest, 3)):
+        store, = inner.body
+        assert inner.extent == 5 and isinstance(store, Store)
+        read = [load.buffer.name for load in loads(store.value)]
+        assert read.count("x") == count and len(read) == count + 1
 
 
 def normalised(x, axis):
@@ -185,7 +190,7 @@ def test_dear_operations_once_a_row_have_a_loop_over_the_rows_of_a_band():
     block, = first.nest.body
     assert block.mark == "parallel"
     inner = [loop for loop in block.body if isinstance(loop, For)][-1]
-    assert [loop.mark for loop in inner.body] == ["serial", "vector", "vector", "serial"]
+    assert [loop.mark for loop in inner.body] == ["parallel", "vector", "vector", "vector"]
 
 
 @pytest.mark.parametrize("reorder", [
@@ -203,6 +208,7 @@ def test_rows_that_meet_other_rows_do_not_share_a_band(small_bands, reorder):
 
 
 def test_clusters_without_a_matrix_are_looked_at_once(monkeypatch):
+    monkeypatch.setenv("TETRACTYS_CACHE_DIR", "")  # to lower it whoever did so before
     asked, accepts = [], band._Band.accepts
     monkeypatch.setattr(band._Band, "accepts", lambda self, cluster: (
         asked.append(cluster), accepts(self, cluster))[1])

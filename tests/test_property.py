@@ -111,7 +111,8 @@ def test_blocks_and_bands_of_a_few_elements_agree(graph):
     inputs, outputs, arrays = graph
     sizes = {(band, "LARGE"): 4, (band, "BAND"): 8, (band, "LEAST_ROWS"): 2, (fuse, "IN_CACHE"): 4,
              (band, "ROW_BLOCK"): 12, (lower_column, "ROW_BLOCK"): 8, (lower, "FULL_BLOCK"): 4,
-             (lower_column, "COLUMN_BLOCK"): 4, (lower_column, "UNKNOWN_ROWS"): 4}
+             (lower_column, "COLUMN_BLOCK"): 4, (lower_column, "UNKNOWN_ROWS"): 4,
+             (lower_column, "LEAST_BLOCK_ROWS"): 1}
     with pytest.MonkeyPatch.context() as patch:
         for (module, name), size in sizes.items():
             patch.setattr(module, name, size)

@@ -20,7 +20,7 @@ from .llvm_contract import (
 from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
 from .llvm_kernel import (
-    DRIVER_ATTRIBUTES, FLAT_UNIT, KernelCode, emit_kernel, emit_task, parallel_loop)
+    DRIVER_ATTRIBUTES, KernelCode, emit_kernel, emit_task, parallel_loop)
 from .llvm_scalar import memory_type
 from .llvm_stream import write_only
 from .llvm_writer import FunctionWriter, Module, Value
@@ -247,8 +247,7 @@ class _RunEmitter:
                 if signature.buffers[number].root() in self.write_only))))
         if not code.is_parallel:
             return _Call(code, words, 1, nest_work(nest))
-        return _Call(code, words, parallel_loop(nest).extent, nest_work(nest),
-                     FLAT_UNIT if code.is_flat else 1)
+        return _Call(code, words, parallel_loop(nest).extent, nest_work(nest), code.unit)
 
     def group(self, step: Group, may_stop: bool) -> None:
         """Write the calls of kernels that may run at once."""

@@ -9,6 +9,7 @@ taken from ``frame``, an array of 8-byte words.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from ..loop.text import Signature
 from ..loop.walk import statements
 from .llvm_cost import PARALLEL, nest_work
 from .llvm_prefetch import Ahead, next_rows
+from .llvm_rows import COPIES, ROWS, pass_of, rows_together
 from .llvm_scalar import combine, llvm_type
 from .llvm_short_rows import emit_short_rows, has_short_rows
 from .llvm_stream import are_large, emit_fence, streamed
@@ -53,9 +55,9 @@ class KernelCode(NamedTuple):
         Number of size parameters.
     is_parallel : bool
         Whether it takes a range of the outermost loop's index, and ``name.task`` exists.
-    is_flat : bool
-        Whether the parallel loop holds no loop but over short rows: its chunks should be multiples
-        of whole cache lines and vectors.
+    unit : int
+        Chunks of the parallel loop should be multiples of so many iterations: of whole cache lines
+        and vectors where it holds no loop but over short rows, of rows that are taken together.
     streams : tuple of int
         Which of the signature's buffers may be written past the caches.  If there are any, the last
         parameter but for the range is an i64 whose bits tell of each whether it should be.
@@ -65,7 +67,7 @@ class KernelCode(NamedTuple):
     roots: tuple[int, ...]
     size_count: int
     is_parallel: bool
-    is_flat: bool
+    unit: int
     streams: tuple[int, ...] = ()
 
 
@@ -117,8 +119,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
         writer.bind(symbol, f"%s{number}")
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
     emitter.values.streamed = are_large(writer, streams, "%past")
+    unit = unit or (FLAT_UNIT if is_flat else ROWS if outer in emitter.together else 1)
     if outer is not None:
-        unit = unit or (FLAT_UNIT if is_flat else 1)
         multiple = multiple or (gcd(unit, outer.extent) if isinstance(outer.extent, int) else 1)
         emitter.loop(outer, Bounds("%begin", "%end", multiple=multiple))
     else:
@@ -128,7 +130,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     writer.run("ret void")
     writer.finish()
     code = KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
-                      is_flat, tuple(roots[root] for root in streams))
+                      unit, tuple(roots[root] for root in streams))
     if outer is not None:
         emit_task(module, code)
     return code
@@ -156,8 +158,11 @@ class _NestEmitter:
 
     def __init__(self, writer: FunctionWriter, nest: Nest, addresses: dict[Buffer, str]):
         self.writer, self.cost = writer, nest.cost
-        self.values = Values(writer, nest, addresses)
+        self.together = rows_together(nest)
+        known = replace(nest, body=(*nest.body, *self.together.values()))
+        self.values = Values(writer, known, addresses)
         self.ahead: dict[For, list[Ahead]] = {}
+        self.copies = {pass_of(one): COPIES for pair in self.together.items() for one in pair}
 
     def body(self, body: tuple[Stmt, ...]) -> None:
         """Write statements, whose values are not reused after them."""
@@ -194,14 +199,31 @@ class _NestEmitter:
         """Write a loop over part of its range."""
         if stmt.mark == "parallel" and emit_short_rows(self.values, stmt, self.cost, bounds):
             return
+        if stmt in self.together:
+            self.rows(stmt, self.together[stmt], bounds)
+            return
         if stmt.mark in ("vector", "parallel"):
             plan = vector_plan(stmt, self.values, self.cost,
-                               self.writer.module.machine.vector_bytes)
+                               self.writer.module.machine.vector_bytes,
+                               wanted=self.copies.get(stmt))
             if plan is not None:
                 emit_vector_loop(self.values, stmt, plan, bounds, self.ahead.get(stmt, ()))
                 return
         self.ahead.update(next_rows(stmt, self.values))
         self.writer.loop(stmt.index, bounds.begin, bounds.end, lambda: self.body(stmt.body))
+
+    def rows(self, single: For, together: For, bounds: Bounds) -> None:
+        """Write a loop over rows, of which ``together`` does several; then those that are left."""
+        writer, index = self.writer, single.index
+        if bounds.extent is not None:
+            middle = str(bounds.extent // ROWS * ROWS)
+        else:
+            count = writer.emit(f"sub nsw i64 {bounds.end}, {bounds.begin}")
+            rest = writer.emit(f"srem i64 {count}, {ROWS}")
+            middle = writer.emit(f"sub nsw i64 {bounds.end}, {rest}")
+        writer.loop(index, bounds.begin, middle, lambda: self.body(together.body), step=ROWS)
+        if middle != bounds.end:
+            writer.loop(index, middle, bounds.end, lambda: self.body(single.body))
 
     def unrolled(self, stmt: For) -> None:
         """Write a loop's body once for each value of its index."""

@@ -81,7 +81,7 @@ class VectorPlan:
 
 
 def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
-                has_loops: bool = False) -> VectorPlan | None:
+                has_loops: bool = False, wanted: int | None = None) -> VectorPlan | None:
     """Return how to cut a loop into vectors, or None when it must run one by one.
 
     It must when it holds another loop, unless ``has_loops``, when iterations meet in one element
@@ -98,6 +98,8 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
         Of the processor's vector registers.
     has_loops : bool
         Whether it may hold loops, which all iterations side by side go through together.
+    wanted : int, optional
+        About how many vectors should be side by side; by default what suits the body.
     """
     if isinstance(loop.extent, int) and loop.extent < 2:
         return None
@@ -114,12 +116,18 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
     calls = [node for node in analysis.scalars if node.name in FUNCTIONS]
     shares = _share(calls)
     inline = shares or len(calls) <= INLINED_CALLS
-    wanted = LONG_INTERLEAVE if cost >= LONG_BODY and inline else \
-        ACCUMULATED_INTERLEAVE if analysis.accumulated and cost < MASKED_BODY else INTERLEAVE
+    wanted = wanted or _wanted(analysis, cost, inline)
     return VectorPlan(
         lanes, _copies(loop.extent, lanes, wanted), cost >= MASKED_BODY,
         inline, shares, frozenset(analysis.varying),
         frozenset(analysis.symbols), tuple(analysis.hoisted), analysis.accumulated)
+
+
+def _wanted(analysis: _Analysis, cost: float, inline: bool) -> int:
+    """Return how many vectors to compute side by side."""
+    if cost >= LONG_BODY and inline:
+        return LONG_INTERLEAVE
+    return ACCUMULATED_INTERLEAVE if analysis.accumulated and cost < MASKED_BODY else INTERLEAVE
 
 
 def _share(calls: list[Scalar]) -> bool:
