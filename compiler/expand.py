@@ -2,8 +2,9 @@
 
 Enters: any graph.  Leaves: an equal one in which composite ops are replaced by their expansions;
 every reduction has adjacent axes, and reduces trailing axes, or axes before trailing ones, or a
-whole vector; and products of a matrix and a vector are multiply-sums, which fuse with their
-surroundings and run at the speed of memory.
+whole vector; products of a matrix and a vector are multiply-sums, which fuse with their
+surroundings and run at the speed of memory; and exponentials of what cannot be positive, as in a
+softmax, are those of the shorter function.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .dtypes import is_float
 from .graph import Apply, Variable, built_at, reapply, toposort
 from .operators import FUNCTIONS
 from .ops.op import ContractLowering, Expand, ReduceLowering
+from .signs import is_nonpositive
 
 
 def expand(outputs: Sequence[Variable]) -> list[Variable]:
@@ -53,6 +55,8 @@ def expand_node(node: Apply) -> Variable | None:
         return _split_reduction(node)
     if isinstance(lower, ContractLowering):
         return _multiply_sum(node)
+    if node.op.name == "exp" and is_nonpositive(node.inputs[0]):
+        return FUNCTIONS["exp_nonpositive"](node.inputs[0])
     return None
 
 

@@ -79,7 +79,8 @@ def nodes_of(*roots: Expr) -> set[int]:
 # --- accuracy ------------------------------------------------------------------------------------
 
 EXACT = {
-    "exp": mp.exp, "exp2": lambda x: mp.mpf(2) ** x, "expm1": mp.expm1, "log": mp.log,
+    "exp": mp.exp, "exp_nonpositive": mp.exp, "exp2": lambda x: mp.mpf(2) ** x,
+    "expm1": mp.expm1, "log": mp.log,
     "log2": lambda x: mp.log(x) / mp.log(2), "log10": mp.log10, "log1p": mp.log1p,
     "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh, "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),
     "softplus": lambda x: mp.log1p(mp.exp(x)), "sin": mp.sin, "cos": mp.cos, "tan": mp.tan,
@@ -89,7 +90,7 @@ EXACT = {
 DOMAIN = {
     "log": lambda x: x > 0, "log2": lambda x: x > 0, "log10": lambda x: x > 0,
     "log1p": lambda x: x > -1, "arcsin": lambda x: abs(x) <= 1, "arccos": lambda x: abs(x) <= 1,
-    "erfc": lambda x: abs(x) < 100,
+    "erfc": lambda x: abs(x) < 100, "exp_nonpositive": lambda x: x <= 0,
 }
 # Where a reduction or the choice of a formula changes.
 BREAKS = {
@@ -98,7 +99,7 @@ BREAKS = {
     "arctan": [0.5, 1.0, 2.0], "exp2": [k + 0.5 for k in range(-3, 3)],
 }
 BREAKS["log2"] = BREAKS["log10"] = BREAKS["log"]
-for _name in ("exp", "expm1", "sinh", "cosh", "sigmoid", "softplus"):
+for _name in ("exp", "exp_nonpositive", "expm1", "sinh", "cosh", "sigmoid", "softplus"):
     BREAKS[_name] = [(k + 0.5) * math.log(2) for k in range(-6, 6)]
 BREAKS["tanh"] = [x / 2 for x in BREAKS["exp"]]
 BREAKS["softplus"] += [math.log(math.sqrt(2) - 1)]
@@ -296,6 +297,8 @@ def reference(name, *args):
             return (np.where(args[0] < 0, size, 1) / (1 + size)).astype(dtype)
         if name == "softplus":
             return np.logaddexp(dtype.type(0), args[0])
+        if name == "exp_nonpositive":
+            return np.exp(np.minimum(args[0], 0))
         return getattr(np, {"pow": "power"}.get(name, name))(*args)
 
 
@@ -314,6 +317,15 @@ def test_special_values_are_those_of_c(name, dtype):
     info = np.finfo(dtype)
     np.testing.assert_allclose(got, wanted, rtol=4 * info.eps,
                                atol=2 * float(info.smallest_subnormal))
+
+
+@each_float
+def test_the_exponential_of_nonpositive_numbers_has_the_bits_of_the_other(dtype):
+    x = -np.abs(samples("exp", dtype, 300, np.random.default_rng(5)))
+    x = np.concatenate([x, np.array([0.0, -0.0, -math.inf], dtype)])
+    bits = f"int{np.finfo(dtype).bits}"
+    np.testing.assert_array_equal(function("exp_nonpositive", dtype)[0](x).view(bits),
+                                  function("exp", dtype)[0](x).view(bits))
 
 
 @each_float
@@ -357,8 +369,9 @@ def test_loops_vectorise_without_calls(name, dtype):
 
 
 @pytest.mark.parametrize("name, dtype, most", [
-    ("exp", "float32", 23), ("exp", "float64", 28), ("log", "float32", 33), ("tanh", "float32", 25),
-    ("tanh", "float64", 40), ("sigmoid", "float32", 21), ("softplus", "float32", 32),
+    ("exp", "float32", 23), ("exp", "float64", 28), ("exp_nonpositive", "float32", 19),
+    ("log", "float32", 30), ("tanh", "float32", 23),
+    ("tanh", "float64", 38), ("sigmoid", "float32", 21), ("softplus", "float32", 32),
     ("erf", "float32", 42), ("sin", "float32", 56), ("sin", "float64", 165),
     ("pow", "float64", 155)])
 def test_expressions_stay_small(name, dtype, most):

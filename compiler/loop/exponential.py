@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG1P, LOG_ATANH, SINH
 from .value import (
-    Format, Operand, Value, at_least, at_most, fma, polynomial, select, shortcut,
+    Format, Value, at_least, at_most, fma, polynomial, select, shortcut,
 )
 
 LOG2_E = 1.4426950408889634
@@ -70,19 +70,31 @@ def scale(x: Value, bits: Value) -> Value:
     return x * first * second
 
 
-def reduce_exponential(x: Value, offset: int) -> tuple[Value, Value, Value]:
-    """Return ``r``, its tail and bits holding ``n + offset``, where ``x = n*log(2) + r``."""
-    head, tail = LN2[x.dtype]
-    n, bits = round_to_integer(x, LOG2_E, offset)
+def reduce_exponential(x: Value, offset: int,
+                       factor: float = 1.0) -> tuple[Value, Value, Value]:
+    """Return ``r``, its tail and bits with ``n + offset``: ``factor*x = n*log(2) + factor*r``.
+
+    The factor is a power of two of either sign: so ``exp(-x)`` costs no more than ``exp(x)``.
+    """
+    head, tail = (part / factor for part in LN2[x.dtype])
+    n, bits = round_to_integer(x, LOG2_E * factor, offset)
     exact = fma(n, -head, x)  # The difference has few bits: nothing is lost.
     r = fma(n, -tail, exact)
     return r, fma(n, -tail, exact - r), bits
 
 
-def expm1_reduced(r: Value, tail: Value | None = None) -> Value:
-    """Return ``exp(r + tail) - 1`` for ``|r| <= log(2)/2``."""
-    series = polynomial(r, EXP[r.dtype])
-    return fma(r * r, series, r) if tail is None else r + fma(r * r, series, tail)
+def expm1_reduced(r: Value, tail: Value | None = None, factor: float = 1.0) -> Value:
+    """Return ``(exp(factor * (r + tail)) - 1) / |factor|`` for ``|factor*r| <= log(2)/2``.
+
+    The factor is a power of two of either sign.
+    """
+    series = polynomial(r, [coefficient * factor ** (power + 2) / abs(factor)
+                            for power, coefficient in enumerate(EXP[r.dtype])])
+    if factor < 0.0:
+        r, tail, square = -r, None if tail is None else -tail, r * r
+    else:
+        square = r * r
+    return fma(square, series, r) if tail is None else r + fma(square, series, tail)
 
 
 def exp(x: Value) -> Value:
@@ -92,6 +104,20 @@ def exp(x: Value) -> Value:
     first, second = two_powers(bits, x.format)
     # The sum is rounded once, with the first product; the second is exact but for denormals.
     return fma(expm1_reduced(r), first, first) * second
+
+
+def exp_nonpositive(x: Value) -> Value:
+    """Return e**x of ``x <= 0``, with the bits of :func:`exp`; 1 above.
+
+    ``2**(n+64)`` is never denormal, so one product makes a denormal result of it.
+    """
+    return exp_below(at_most(x, 0.0))
+
+
+def exp_below(x: Value) -> Value:
+    """Return e**x of ``x <= 0`` or NaN."""
+    low = {"float32": -104.0, "float64": -746.0}[x.dtype]
+    return exp_scaled(at_least(x, low), 64) * 0.5 ** 64
 
 
 def exp2(x: Value) -> Value:
@@ -128,26 +154,31 @@ def expm1(x: Value) -> Value:
     return select(abs(x) < 0.5 ** (x.format.mantissa + 2), x, result)
 
 
-def exponent_origin(form: Format) -> float:
-    """Return what :func:`split_exponent` takes off: the anchor's value and the bias."""
-    return 2.0 ** form.mantissa + form.bias
+EXPONENT_UNIT = {"float32": 2.0 ** -23, "float64": 1.0}
+"""Of the exponents that :func:`split_exponent` returns."""
 
 
-def split_exponent(x: Value, origin: Operand) -> tuple[Value, Value, Value]:
-    """Return ``e``, ``f`` and the bits of ``2**e``, where ``x = 2**e * (1 + f)`` is normal, > 0.
+def split_exponent(x: Value) -> tuple[Value, Value, Value]:
+    """Return ``e / EXPONENT_UNIT``, ``f`` and the bits that ``e`` adds to those of a float.
 
-    ``1 + f`` lies in [sqrt(1/2), sqrt(2)).  Other inputs give some finite or infinite number.
+    ``x = 2**e * (1 + f)`` is normal and positive; ``1 + f`` lies in [sqrt(1/2), sqrt(2)).  Other
+    inputs give some finite number.
     """
     form = x.format
-    root, one = x.like(math.sqrt(0.5)).bits(), x.like(1.0).bits()
-    bits = x.bits() + (one - root)
+    root = x.like(math.sqrt(0.5)).bits()
     fraction_mask = (1 << form.mantissa) - 1
+    if x.dtype == "float32":  # Where it stands the exponent is an integer, which a float holds.
+        power = (x.bits() - root) & (2 * form.sign - 1 - fraction_mask)
+        fraction = (x.bits() - power).view(x.dtype)
+        return power.view("int32").cast(x.dtype), fraction - 1.0, power
+    bits = x.bits() + (form.one - root)
     fraction = ((bits & fraction_mask) + root).view(x.dtype)
-    # The biased exponent, put under the bits of 2**mantissa, adds itself to that float.
-    anchor = x.like(2.0 ** form.mantissa)
-    exponent = ((bits >> form.mantissa) | anchor.bits()).view(x.dtype)
-    power = bits & (form.sign - 1 - fraction_mask)
-    return exponent - origin, fraction - 1.0, power
+    # The biased exponent, put under the bits of 2**mantissa, adds itself to that float: AVX2
+    # converts no integers of 64 bits.
+    anchor = 2.0 ** form.mantissa
+    exponent = ((bits >> form.mantissa) | x.like(anchor).bits()).view(x.dtype)
+    power = (bits & (form.sign - 1 - fraction_mask)) - form.one
+    return exponent - (anchor + form.bias), fraction - 1.0, power
 
 
 def is_ordinary(x: Value) -> Value:
@@ -160,12 +191,12 @@ def is_ordinary(x: Value) -> Value:
 
 
 def split_positive(x: Value) -> tuple[Value, Value]:
-    """Return ``e`` and ``f``, where ``x = 2**e * (1 + f)`` is positive, and may be denormal."""
-    origin, shift = exponent_origin(x.format), x.format.mantissa + 2
+    """Return ``e / EXPONENT_UNIT`` and ``f``: ``x = 2**e * (1 + f)`` is positive, maybe denormal.
+    """
+    shift = x.format.mantissa + 2
     denormal = x < x.format.tiny
-    e, f, _ = split_exponent(select(denormal, x * 2.0 ** shift, x),
-                             select(denormal, x.like(origin + shift), origin))
-    return e, f
+    e, f, _ = split_exponent(select(denormal, x * 2.0 ** shift, x))
+    return e - select(denormal, x.like(shift / EXPONENT_UNIT[x.dtype]), 0.0), f
 
 
 def log_tail(f: Value) -> Value:
@@ -180,8 +211,8 @@ def log_tail(f: Value) -> Value:
 
 
 def log_sum(e: Value, f: Value) -> Value:
-    """Return ``e*log(2) + log(1 + f)``."""
-    head, tail = LN2[f.dtype]
+    """Return ``e*log(2) + log(1 + f)`` of ``e / EXPONENT_UNIT`` and ``f``."""
+    head, tail = (part * EXPONENT_UNIT[f.dtype] for part in LN2[f.dtype])
     if f.dtype == "float32":  # Of LN2's head alone 29 bits are right.
         return fma(e, head, fma(f * f, polynomial(f, LOG), f))
     return fma(e, head, f + fma(e, tail, log_tail(f)))
@@ -194,8 +225,8 @@ def log_edges(x: Value, result: Value) -> Value:
 
 
 def logarithm(x: Value, finish: Callable[[Value, Value], Value]) -> Value:
-    """Return a logarithm, which ``finish`` makes of ``e`` and ``f`` of :func:`split_positive`."""
-    e, f, _ = split_exponent(x, exponent_origin(x.format))
+    """Return a logarithm, which ``finish`` makes of what :func:`split_positive` returns."""
+    e, f, _ = split_exponent(x)
     return shortcut(is_ordinary(x), finish(e, f), log_edges(x, finish(*split_positive(x))))
 
 
@@ -214,9 +245,9 @@ def log1p(x: Value) -> Value:
 def log1p_finite(x: Value) -> Value:
     """Return log(1 + x) for finite ``x`` above -1."""
     total = 1.0 + x
-    e, _, power = split_exponent(total, exponent_origin(x.format))
+    e, _, power = split_exponent(total)
     # f = (1 + x)/2**e - 1 rounded once.  The 4 keeps 4/2**e normal at the largest x.
-    inverse = (x.like(4.0).bits() + x.format.one - power).view(x.dtype)
+    inverse = (x.like(4.0).bits() - power).view(x.dtype)
     result = log_sum(e, fma(0.25 * x, inverse, fma(inverse, 0.25, -1.0)))
     # Below, x is the answer, with its sign; scaling would lose a denormal's last bits.
     return select(abs(x) < 0.5 ** (x.format.mantissa + 2), x, result)
@@ -227,15 +258,16 @@ def log1p_of_fraction(x: Value) -> Value:
     if x.dtype == "float32":
         return fma(x * x, polynomial(x, LOG1P), x)
     halved = x > math.sqrt(2.0) - 1.0
-    return log_sum(select(halved, x.like(1.0), 0.0), select(halved, fma(x, 0.5, -0.5), x))
+    e = x.like(1.0 / EXPONENT_UNIT[x.dtype])
+    return log_sum(select(halved, e, 0.0), select(halved, fma(x, 0.5, -0.5), x))
 
 
 def log_of_base(x: Value, inverse: tuple[float, float], unit: tuple[float, float]) -> Value:
     """Return ``log(x) * inverse``, with ``unit = log(2) * inverse``, each a head and a tail."""
     def finish(e: Value, f: Value) -> Value:
+        head, tail = (part * EXPONENT_UNIT[f.dtype] for part in unit)
         rest = fma(log_tail(f), inverse[0], f * inverse[1])
-        part = fma(f, inverse[0], fma(e, unit[1], rest) if unit[1] else rest)
-        return fma(e, unit[0], part)
+        return fma(e, head, fma(f, inverse[0], fma(e, tail, rest) if tail else rest))
 
     return logarithm(x, finish)
 
@@ -274,26 +306,27 @@ def cosh(x: Value) -> Value:
 def tanh(x: Value) -> Value:
     """Return the hyperbolic tangent, ``(1 - e) / (1 + e)`` with ``e = exp(-2|x|)``.
 
-    Both are made of ``e = (1 + q) * 2**n`` with one rounding.
+    Both are made of ``e = (1/2 + q) * 2**(n+1)`` with one rounding.
     """
     size = at_most(abs(x), {"float32": 9.5, "float64": 20.0}[x.dtype])
-    r, tail, bits = reduce_exponential(-(size + size), x.format.bias)
-    power = power_of_two(bits, x.format)
-    q = expm1_reduced(r, tail if x.dtype == "float64" else None)
-    top, one = fma(-q, power, 1.0 - power), 1.0 + power
-    bottom = fma(q, power, one)
+    n, bits = round_to_integer(size, -2.0 * LOG2_E, x.format.bias + 1)
+    head, tail = LN2[x.dtype]
+    r = fma(n, head / 2.0, size)  # Nothing is lost; log(2)'s tail is times e, small where n is not.
+    q = expm1_reduced(r, n * (tail / 2.0) if x.dtype == "float64" else None, -2.0)
+    twice = power_of_two(bits, x.format)
+    top, one = fma(-q, twice, fma(twice, -0.5, 1.0)), fma(twice, 0.5, 1.0)
+    bottom = fma(q, twice, one)
     quotient = top / bottom
     if x.dtype == "float64":  # The roundings of the divisor and of the quotient made good.
-        rest = fma(-quotient, fma(q, power, one - bottom), fma(-quotient, bottom, top))
+        rest = fma(-quotient, fma(q, twice, one - bottom), fma(-quotient, bottom, top))
         # A straight line is near enough to 1/bottom, which lies between 1 and 1/2.
         quotient = fma(rest, fma(bottom, -0.5, 1.457), quotient)
     return quotient.op("copysign", x)
 
 
 def exp_of_negative(x: Value) -> Value:
-    """Return ``exp(-|x|)``: scaled, then made denormal with one rounding where it is."""
-    bound = {"float32": -104.0, "float64": -746.0}[x.dtype]
-    return exp_scaled(at_least(-abs(x), bound), 64) * 0.5 ** 64
+    """Return ``exp(-|x|)``."""
+    return exp_below(-abs(x))
 
 
 def sigmoid(x: Value) -> Value:
@@ -305,9 +338,10 @@ def sigmoid(x: Value) -> Value:
         return sigmoid_of_size(x)
     low, scaling = {"float32": (-104.0, 64), "float64": (-746.0, 512)}[x.dtype]
     # Above 40 the result is 1.
-    r, _, bits = reduce_exponential(-at_most(at_least(x, low), 40.0), x.format.bias - scaling)
+    x = at_most(at_least(x, low), 40.0)
+    r, _, bits = reduce_exponential(x, x.format.bias - scaling, -1.0)
     power, one = power_of_two(bits, x.format), 0.5 ** scaling
-    return one / (power + fma(expm1_reduced(r), power, one))
+    return one / (power + fma(expm1_reduced(r, factor=-1.0), power, one))
 
 
 def sigmoid_of_size(x: Value) -> Value:

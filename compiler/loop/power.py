@@ -8,7 +8,7 @@ import numpy as np
 
 from .coefficients import LOG_ATANH_SHORT, LOG_ATANH_TAIL
 from .exponential import (
-    INVERSE_LN2, exp2_short, expm1_reduced, exponent_origin, is_ordinary, reduce_exponential, scale,
+    EXPONENT_UNIT, INVERSE_LN2, exp2_short, expm1_reduced, is_ordinary, reduce_exponential, scale,
     split_exponent, split_positive,
 )
 from .ir import Const
@@ -65,7 +65,11 @@ def magnitude_double(e: Value, f: Value, y: Value) -> Value:
 
 
 def magnitude_single(e: Value, f: Value, y: Value) -> Value:
-    """Return ``x**y`` of float32 for ``x = 2**e * (1 + f)`` and finite ``y``, through float64."""
+    """Return ``x**y`` of float32 for ``x = 2**e * (1 + f)`` and finite ``y``, through float64.
+
+    What enters is ``e / EXPONENT_UNIT``.
+    """
+    e = e * EXPONENT_UNIT["float32"]
     e, f, y = (value.cast("float64") for value in (e, f, y))
     s = f / (2.0 + f)
     z = s * s
@@ -77,7 +81,7 @@ def magnitude_single(e: Value, f: Value, y: Value) -> Value:
 def pow(x: Value, y: Value) -> Value:  # noqa: A001 (NumPy's and C's name)
     """Return ``x**y`` with the special cases of IEEE 754 and C's ``pow``."""
     magnitude = {"float32": magnitude_single, "float64": magnitude_double}[x.dtype]
-    e, f, _ = split_exponent(x, exponent_origin(x.format))
+    e, f, _ = split_exponent(x)
     general = with_edges(x, y, magnitude(*split_positive(abs(x)), y))
     return shortcut(is_ordinary(x) & (abs(y) < math.inf), magnitude(e, f, y), general)
 

@@ -22,7 +22,7 @@ from .op import ArrayLike, Custom, Expand, Inferred, Op, Sample, check, normaliz
 from .public import row
 from .reduce import max, restore_axes, sum
 from .sizes import at_least
-from .transcendental import exp, log
+from .transcendental import exp, exp_nonpositive, log
 
 Axes: TypeAlias = tuple[int, ...]
 AxisLike: TypeAlias = int | Sequence[int] | None
@@ -209,8 +209,9 @@ def _infer_logsumexp(x: Variable, axes: Axes) -> Inferred:
 def _expand_logsumexp(x: Variable, axes: Axes) -> Variable:
     largest = max(x, axis=axes)
     shift = switch(isfinite(largest), largest, 0)
-    powers = exp(sub(x, restore_axes(shift, axes, x.ndim)))
-    return add(log(sum(powers, axis=axes)), shift)
+    # Positive numbers are only left beside an infinite one, which decides the result by itself.
+    powers = exp_nonpositive(sub(x, restore_axes(shift, axes, x.ndim)))
+    return add(log(sum(powers, axis=axes)), largest)
 
 
 _LOGSUMEXP = row(
