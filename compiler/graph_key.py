@@ -4,7 +4,11 @@ Enters a signature on the user's own graph, before any pass, with the sizes chos
 leaves a key that is equal only where all passes would make the same artifact, so that a stored one
 can be taken without running any of them.  Nodes, variables and symbols are numbered in the order of
 a walk, so the key does not depend on identities; whatever may show in the artifact is in it:
-operations, parameters, sizes, guards, values of constants, and the names and lines of messages.
+operations, parameters, sizes, guards, values of constants, and the names of messages.
+
+The user's lines show in messages only, and nothing else depends on them.  They are numbered too, so
+a program that has moved, or a notebook, whose files are called otherwise in every process, finds
+what is stored; the list of lines beside the key is what the numbers in its messages stand for.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ import numpy as np
 from .config import config
 from .dims import Call, Dim, DimLike, Symbol
 from .graph import (
-    Apply, Constant, DataSymbol, SharedBase, SizeGuard, Variable, describe, format_site, toposort)
+    Apply, Constant, DataSymbol, SharedBase, SizeGuard, Variable, describe, toposort)
 from .intern import dependencies
 from .ops import OWN_ROWS
 from .ops.control import Body
@@ -33,8 +37,23 @@ class _Unknown(Exception):
     """Something in the graph has no content address."""
 
 
+@dataclass(frozen=True, slots=True)
+class GraphKey:
+    """The content address of a compilation, and what it leaves out.
+
+    Attributes
+    ----------
+    text : str
+    sites : tuple of (str, int)
+        The user's lines (file, line) that messages may show, in the order of the walk.
+    """
+
+    text: str
+    sites: tuple[tuple[str, int], ...]
+
+
 def graph_key(signature: Signature, sizes: Mapping[Symbol, int], options: Options,
-              target: str) -> str | None:
+              target: str) -> GraphKey | None:
     """Return the key of a compilation, or None when the graph has parts without an address.
 
     Parameters
@@ -56,13 +75,17 @@ def graph_key(signature: Signature, sizes: Mapping[Symbol, int], options: Option
         writer.signature(signature)
     except _Unknown:
         return None
+    if any("\\x00" in line for line in writer.lines if isinstance(line, str)):
+        return None  # messages would have it where they have the number of a line
+    places = tuple(writer.sites)
     head = (_options_text(options), repr(config), np.__version__, target, sources_digest())
+    tail = (repr(places),) if writer.names_files() else ()
     digest = hashlib.sha256()
-    for part in (*head, *writer.lines):
+    for part in (*head, *writer.lines, *tail):
         text = part.encode() if isinstance(part, str) else part
         digest.update(b"%d:" % len(text))
         digest.update(text)
-    return "graph " + digest.hexdigest()
+    return GraphKey("graph " + digest.hexdigest(), places)
 
 
 def _options_text(options: Options) -> str:
@@ -93,7 +116,7 @@ class _Writer:
         self.count = 0
         self.symbols: dict[Symbol, str] = {}
         self.dims: dict[Dim, str] = {}
-        self.files: dict[str, int] = {}
+        self.sites: dict[tuple[str, int], int] = {}
 
     def signature(self, signature: Signature) -> None:
         """Write everything."""
@@ -162,7 +185,7 @@ class _Writer:
 
     def described(self, variable: Variable) -> tuple[str, str]:
         """Return what messages say of a variable that is no part of the function."""
-        return describe(variable), format_site(variable.site)
+        return describe(variable), self.site(variable.site)
 
     def body(self, body: Body) -> str:
         """Write what a loop runs; its names have numbers of their own."""
@@ -224,11 +247,11 @@ class _Writer:
         return found
 
     def site(self, site: tuple[str, int] | None) -> str:
-        """Return a user's line; files are numbered."""
-        if site is None:
-            return ""
-        number = self.files.get(site[0])
-        if number is None:
-            number = self.files[site[0]] = len(self.files)
-            self.lines.append(f"file {site[0]!r}")
-        return f"{number}:{site[1]}"
+        """Return the number of a user's line."""
+        return "" if site is None else str(self.sites.setdefault(site, len(self.sites)))
+
+    def names_files(self) -> bool:
+        """Return whether a name could be taken for one of the lines, once both are in a message."""
+        files = {spelled for file, _ in self.sites for spelled in (file, repr(file)[1:-1])}
+        return any(f"{file}:" in line for line in self.lines if isinstance(line, str)
+                   for file in files)

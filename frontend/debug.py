@@ -87,22 +87,21 @@ def bisect(function: Function, *args: Any) -> Comparison:
     values: dict[str, list[np.ndarray]] = {"graph": evaluate(signature.results(), given)}
     for level in ("interned", "simplified", "expanded"):
         values[level] = evaluate(getattr(stages, level), interned)
-    values["program"] = _run_program(stages, arrays, shared, function)
+    own = [array.copy() for array in shared]
+    outputs = _run_program(stages, arrays, own)
+    values["program"] = _results(outputs, stages.program.replaces, own, function)
     values["code"] = _run_code(artifact, arrays, shared, function)
     return _compare(values)
 
 
-def _run_program(stages: Stages, arrays: Sequence[np.ndarray], shared: Sequence[np.ndarray],
-                 function: Function) -> list[np.ndarray]:
-    """Run the program (and its prologue) by the interpreter; returns outputs, then updates."""
+def _run_program(stages: Stages, arrays: Sequence[np.ndarray],
+                 shared: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Run the program (and its prologue) by the interpreter; returns the program's outputs."""
     sizes: list[int] = []
     if stages.prologue is not None:
-        sizes = [int(v) for v in _run_program(stages.prologue, arrays,
-                                              [a.copy() for a in shared], function)]
-        sizes = sizes[:len(stages.prologue.program.outputs)]
-    own = [array.copy() for array in shared]
-    outputs = run_program(stages.program, list(arrays), own, sizes)
-    return _results(outputs, stages.program.replaces, own, function)
+        sizes = [int(size) for size in _run_program(stages.prologue, arrays,
+                                                    [array.copy() for array in shared])]
+    return run_program(stages.program, list(arrays), shared, sizes)
 
 
 def _run_code(artifact, arrays: Sequence[np.ndarray], shared: Sequence[np.ndarray],

@@ -9,10 +9,9 @@ from functools import cache
 MOST_THREADS = 1024
 VARIABLES = ("TETRACTYS_NUM_THREADS", "OMP_NUM_THREADS")
 
-# Of control groups, version 2 and 1: the file of the quota, and that of the period if it is apart.
-_QUOTA_FILES = (
-    ("/sys/fs/cgroup/cpu.max", None),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+_MEMBERSHIP = "/proc/self/cgroup"
+_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/cpu")
+"""Where control groups of version 2 and of version 1 are mounted."""
 
 
 def default_threads() -> int:
@@ -51,17 +50,50 @@ def planned_cpus() -> int:
 
 
 def cpu_quota() -> int:
-    """Return the CPUs the control group grants, rounded up; ``MOST_THREADS`` without a limit."""
-    for quota_file, period_file in _QUOTA_FILES:
+    """Return the CPUs that control groups grant, rounded up; ``MOST_THREADS`` without a limit.
+
+    Each group above the process's own can limit it too.  Inside a container the outer groups are
+    out of sight, and the root may stand for the container's own.
+    """
+    quotas = [quota for root, group in zip(_ROOTS, _groups())
+              for depth in range(len(group) + 1)
+              if (quota := _quota(os.path.join(root, *group[:depth]))) is not None]
+    return min(quotas, default=MOST_THREADS)
+
+
+def _groups() -> tuple[list[str], list[str]]:
+    """Return the path of the process's group in the hierarchy of version 2, and in that of version
+    1 which limits CPU time; empty where it is not in one."""
+    unified: list[str] = []
+    cpu: list[str] = []
+    try:
+        with open(_MEMBERSHIP) as file:
+            lines = file.read().splitlines()
+    except OSError:  # another system than Linux
+        lines = []
+    for line in lines:
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        folders = [folder for folder in path.split("/") if folder]
+        if ".." in folders:  # a group outside of what this process can see
+            continue
+        if number == "0" and not controllers:
+            unified = folders
+        elif "cpu" in controllers.split(","):
+            cpu = folders
+    return unified, cpu
+
+
+def _quota(group: str) -> int | None:
+    """Return the CPUs that the limit of one group makes, if it has one."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            with open(quota_file) as file:
-                words = file.read().split()
-            if period_file is not None:
-                with open(period_file) as file:
+            words: list[str] = []
+            for name in names:
+                with open(os.path.join(group, name)) as file:
                     words += file.read().split()
             quota, period = int(words[0]), int(words[1])
         except (OSError, ValueError, IndexError):  # no such file, or the word "max": no limit
             continue
         if quota > 0 and period > 0:
             return -(-quota // period)
-    return MOST_THREADS
+    return None

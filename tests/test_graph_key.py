@@ -25,7 +25,8 @@ def key_of(inputs, outputs, *, shared=(), updates=(), name="f", sizes=None, opti
            target=TARGET):
     """Return the key of a function."""
     signature = Signature(name, tuple(inputs), tuple(shared), tuple(outputs), tuple(updates))
-    return graph_key(signature, sizes or {}, options, target)
+    key = graph_key(signature, sizes or {}, options, target)
+    return key and key.text
 
 
 def vectors(*names, dtype="float64", shape=(None,)):
@@ -97,8 +98,9 @@ MAKERS = {
     "zero": unary(lambda x: x + T.constant(0.0)),
     "minus zero": unary(lambda x: x + T.constant(-0.0)),
     "nan": unary(lambda x: x + T.constant(float("nan"))),
-    "integer constant": unary(lambda x: x + T.constant(np.int64(0))),
-    "narrow constant": unary(lambda x: x + T.constant(np.float32(0))),
+    "constant": unary(lambda x: T.constant(0.0)),
+    "integer constant": unary(lambda x: T.constant(np.int64(0))),
+    "narrow constant": unary(lambda x: T.constant(np.float32(0))),
     "constant vector": unary(lambda x: x + T.constant(np.zeros(1))),
     "long constant": unary(lambda x: x + T.constant(np.arange(9000.0))),
     "long constant, one element changed": unary(
@@ -167,13 +169,36 @@ def test_keys_differ_where_anything_does():
     assert twins == []
 
 
-def test_lines_of_messages_are_part_of_the_key():
+def placed(text, file="cell", line=1, **names):
+    """Return what a text of Python computes, as if it stood in that file from that line on."""
+    names = {"tx": tx, "T": T, "np": np, **names}
+    exec(compile("\n" * (line - 1) + text, file, "exec"), names)
+    return names["made"]
+
+
+def test_lines_are_no_part_of_the_key():
+    """Files of notebooks are called otherwise in every process; programs are edited."""
+    text = 'x, y = T.dvectors("x", "y")\nz = x + y\nmade = key_of([x, y], [z * T.dot(x, y)])'
+    keys = {placed(text, file, line, key_of=key_of)
+            for file in ("cell", "/tmp/other cell 3.py") for line in (1, 40)}
+    assert len(keys) == 1
+
+
+def test_which_nodes_share_a_line_is_part_of_the_key():
+    """Messages that differ in nothing but their lines are one where these are."""
     x, y = vectors("x", "y")
-    here = x + y
-    there = x + y
     first, second = same_line(x, y, 2)
-    assert key_of([x, y], [first]) == key_of([x, y], [second])
-    assert key_of([x, y], [here]) != key_of([x, y], [there])
+    third = x + y
+    assert key_of([x, y], [first, second]) != key_of([x, y], [first, third])
+
+
+def test_names_that_look_like_lines_are_not_taken_for_them():
+    text = 'x = T.dvector(name)\nmade = key_of([x], [x * 2])'
+    plain, moved = (placed(text, key_of=key_of, name="x", line=line) for line in (1, 2))
+    assert plain == moved
+    first, second = (placed(text, key_of=key_of, name="cell:1", line=line) for line in (1, 2))
+    assert first != second
+    assert placed(text, key_of=key_of, name="a\0" + "7\0b") is None
 
 
 def test_every_option_is_part_of_the_key():
@@ -292,6 +317,43 @@ def test_a_stored_function_runs_no_pass(folder):
     assert messages[0] == messages[1]
     assert first.memory == second.memory
     assert second.variants[0].stages.program is not None
+
+
+MOVED = """
+x, y, n = T.dvector("x"), T.dvector("y"), T.lscalar("n")
+w = tx.shared(np.zeros(3), name="w")
+i = T.lvector("i")
+z = x + y
+picked = w[i]
+first = x[:n]
+rows, _ = tx.map(lambda k: y[k], i)
+made = tx.function([x, y, n, i], [z, first, rows], updates={w: w + picked.sum()})
+"""
+
+WRONG = {
+    "sizes": (np.ones(4), np.ones(3), 2, [0]), "index": (np.ones(4), np.ones(4), 2, [9]),
+    "rank": (1.0, np.ones(4), 2, [0]),
+    "index in a loop": (np.ones(2), np.ones(2), 2, [2]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_errors_of_a_stored_function_show_the_lines_of_the_graph_that_asked(
+        folder, wrong, monkeypatch):
+    messages = []
+    for file, line, is_cached in (("first.py", 1, False), ("/a/second cell.py", 30, True),
+                                  ("second", 7, True), ("/a/second cell.py", 30, False)):
+        if len(messages) == 3:  # compiled, not stored: what the second message has to be
+            monkeypatch.setenv("TETRACTYS_CACHE_DIR", "")
+        function = placed(MOVED, file, line)
+        function(np.ones(4), np.ones(4), 2, [0])
+        assert function.variants[0].stages.is_cached == is_cached
+        with pytest.raises((tx.TetractysError, ValueError)) as caught:
+            function(*WRONG[wrong])
+        messages.append(str(caught.value))
+    assert messages[1] == messages[3]
+    assert messages[0] != messages[1] != messages[2]
+    assert "first.py" not in messages[1] and "cell" not in messages[2]
 
 
 def test_damaged_entries_are_misses(folder, monkeypatch):

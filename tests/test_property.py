@@ -176,6 +176,16 @@ def test_bisect_names_the_level_that_differs(monkeypatch):
     assert found.level == "expanded" and found.output == 0
 
 
+def test_bisect_runs_the_sizes_of_a_function_with_updates():
+    """Sizes that are values have a program of their own, which returns no updates."""
+    x, count = T.dvector("x"), T.lscalar("count")
+    w = tx.shared(np.zeros(3), name="w")
+    function = tx.function([x, count], x * T.arange(count).sum(), updates={w: w + 1.0})
+    found = debug.bisect(function, np.ones(3), 4)
+    assert found.level is None, str(found)
+    assert len(found.values["program"]) == 2 and w.get_value().tolist() == [0.0] * 3
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_results_do_not_depend_on_threads(threads):
     """Sums are cut in blocks of a fixed size, whatever the number of threads."""

@@ -312,15 +312,45 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
-@pytest.mark.parametrize("files, cpus", [
-    ({"max": "150000 100000"}, 2), ({"max": "max 100000"}, 1024), ({"max": "50000 100000"}, 1),
-    ({"quota": "400000", "period": "100000"}, 4), ({"quota": "-1", "period": "100000"}, 1024),
-    ({"max": "nonsense"}, 1024), ({"quota": "100000"}, 1024), ({}, 1024)])
-def test_quota_of_the_control_group(tmp_path, monkeypatch, files, cpus):
+QUOTAS = {
+    "version 2": ({"cpu.max": "150000 100000"}, "0::/", 2),
+    "no limit": ({"cpu.max": "max 100000"}, "0::/", 1024),
+    "half a CPU": ({"cpu.max": "50000 100000"}, "0::/", 1),
+    "version 1": ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, "", 4),
+    "version 1 without a limit": (
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "", 1024),
+    "nonsense": ({"cpu.max": "nonsense"}, "0::/\nnonsense", 1024),
+    "half of version 1": ({"cpu/cpu.cfs_quota_us": "100000"}, "", 1024),
+    "nothing": ({}, "", 1024),
+    "a service": ({"a.slice/b.service/cpu.max": "300000 100000"}, "0::/a.slice/b.service", 3),
+    "the slice of a service": (
+        {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "200000 100000"},
+        "0::/a.slice/b.service", 2),
+    "the least of several": (
+        {"a.slice/b.service/cpu.max": "100000 100000", "a.slice/cpu.max": "500000 100000"},
+        "0::/a.slice/b.service", 1),
+    "another's group": ({"a.slice/c.service/cpu.max": "100000 100000"},
+                        "0::/a.slice/b.service", 1024),
+    "version 1, below the root": (
+        {"cpu/job/cpu.cfs_quota_us": "250000", "cpu/job/cpu.cfs_period_us": "100000"},
+        "5:memory:/other\n3:cpu,cpuacct:/job\n0::/", 3),
+    "version 1, in a container": (
+        {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"},
+        "3:cpu,cpuacct:/docker/0123", 3),
+    "outside of what is seen": ({"cpu.max": "100000 100000"}, "0::/../../b.service", 1),
+}
+
+
+@pytest.mark.parametrize("files, groups, cpus", QUOTAS.values(), ids=QUOTAS)
+def test_quota_of_the_control_groups(tmp_path, monkeypatch, files, groups, cpus):
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(processors, "_QUOTA_FILES", (
-        (tmp_path / "max", None), (tmp_path / "quota", tmp_path / "period")))
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if groups:
+        (tmp_path / "membership").write_text(groups + "\n")
+    monkeypatch.setattr(processors, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(processors, "_ROOTS", (tmp_path / "groups", tmp_path / "groups" / "cpu"))
     assert processors.cpu_quota() == cpus
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("TETRACTYS_NUM_THREADS", raising=False)
