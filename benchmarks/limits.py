@@ -201,7 +201,7 @@ def _vector_bytes() -> int:
 def _function(text: str, name: str) -> Loop:
     """Return IR as a function of three pointers, repetitions and size, free of the GIL."""
     code, _ = compile_module(text, LlvmOptions(speed_level=3))
-    library = link(code, {}, [name])
+    library = link([code], {}, [name])
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(library[name])
     call.library = library  # the code lives as long as its library
     return call

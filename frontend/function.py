@@ -231,7 +231,10 @@ class Function:
         start = time.perf_counter()
         options = self.options
         if options.device == "cpu":
+            from .compiler.target import target_of
             from .runtime.cpu_support import prepare
+            # LLVM answers one thread at a time: ask what the processor is before it is busy.
+            target_of(options.device).describe()
             prepare()
         if options.memory_budget is not None:
             options = replace(options, size_hints=dict(hints or {}))

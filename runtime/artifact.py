@@ -105,9 +105,9 @@ class Artifact:
     name : str
     target : str
         ``cpu`` here; says which runtime loads the code.
-    code : bytes
-        A relocatable object file exporting ``plan`` and ``run`` under the names ``symbol_plan``
-        and ``symbol_run``.
+    code : tuple of bytes
+        For the CPU: relocatable object files, linked together, exporting ``plan`` and ``run`` under
+        the names ``symbol_plan`` and ``symbol_run``.
     inputs, shared : tuple of Argument
     outputs : tuple of Output
     constants : tuple of Constant
@@ -137,7 +137,7 @@ class Artifact:
 
     name: str
     target: str
-    code: bytes
+    code: tuple[bytes, ...]
     inputs: tuple[Argument, ...]
     shared: tuple[Argument, ...]
     outputs: tuple[Output, ...]

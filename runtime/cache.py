@@ -217,8 +217,7 @@ def _to_json(record: object, blobs: bytearray) -> dict[str, object]:
     for field in fields(record):
         value = getattr(record, field.name)
         if field.name == blob:
-            result[field.name] = [len(blobs), len(value)]
-            blobs += value
+            result[field.name] = _placed(value, blobs)
         elif field.name in rows:
             result[field.name] = [_to_json(row, blobs) for row in value]
         elif field.name == "prologue":
@@ -228,6 +227,24 @@ def _to_json(record: object, blobs: bytearray) -> dict[str, object]:
     return result
 
 
+def _placed(value: bytes | tuple[bytes, ...], blobs: bytearray) -> list:
+    """Append bytes to ``blobs``; return where they are, for several a list."""
+    if isinstance(value, tuple):
+        return [_placed(part, blobs) for part in value]
+    blobs += value
+    return [len(blobs) - len(value), len(value)]
+
+
+def _taken(place: list, blobs: memoryview) -> bytes | tuple[bytes, ...]:
+    """Return the bytes that ``_placed`` appended."""
+    if all(isinstance(part, list) for part in place):
+        return tuple(_taken(part, blobs) for part in place)
+    offset, length = place
+    if not 0 <= offset <= offset + length <= len(blobs):
+        raise ValueError("the entry is truncated")
+    return bytes(blobs[offset:offset + length])
+
+
 def _from_json(data: dict[str, object], blobs: memoryview, record: type = Artifact) -> Artifact:
     """Return the dataclass that ``_to_json`` took apart."""
     values: dict[str, object] = {}
@@ -235,10 +252,7 @@ def _from_json(data: dict[str, object], blobs: memoryview, record: type = Artifa
     for field in fields(record):
         value = data[field.name]
         if field.name == blob:
-            offset, length = value
-            if not 0 <= offset <= offset + length <= len(blobs):
-                raise ValueError("the entry is truncated")
-            values[field.name] = bytes(blobs[offset:offset + length])
+            values[field.name] = _taken(value, blobs)
         elif field.name in rows:
             values[field.name] = tuple(_from_json(row, blobs, rows[field.name]) for row in value)
         elif field.name == "prologue":

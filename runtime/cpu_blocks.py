@@ -293,7 +293,7 @@ def _load() -> Library:
                         ("SMALL_KEPT", SMALL_KEPT), ("KEPT_BYTES", KEPT_BYTES), ("SLOTS", SLOTS),
                         ("CLASSES", _CLASSES)):
         text = text.replace(word, str(value))
-    return link(assemble(text), system_functions("posix_memalign", "realloc", "free", "madvise"),
+    return link([assemble(text)], system_functions("posix_memalign", "realloc", "free", "madvise"),
                 ("tx_block_take", "tx_block_malloc", "tx_block_calloc", "tx_block_realloc",
                  "tx_block_free", "tx_blocks_release", "tx_blocks_kept"))
 

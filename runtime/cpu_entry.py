@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ from . import cpu_entry_text as layout
 from . import cpu_blocks, cpu_poll
 from .call import Executable
 from .convert import Policy
-from .cpu_jit import Library, assemble, link, loading, python_functions
+from .cpu_jit import HAS_GIL, Library, assemble, link, loading, python_functions
 from .dtypes import numpy_dtype
 
 MAX_WORDS = 8192
@@ -197,8 +196,11 @@ def _support() -> tuple[Library, _MethodDef, object] | None:
 def _load() -> tuple[Library, _MethodDef, object] | None:
     table = _array_table()
     if platform.python_implementation() != "CPython" or table is None \
-            or sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_holds(table):
+            or not HAS_GIL or not _layout_holds(table):
         return None
+    has_handler = cpu_blocks.is_supported() and _handler_is_named(table)
+    # The longest piece of support code comes first: whoever needs LLVM next finds it free.
+    code = assemble(layout.entry_text(has_handler), level=1)
     poll = cpu_poll.library()
     imports = python_functions(
         "PyObject_Vectorcall", "PyList_GetItem", "PyList_New", "PyList_SetItem", "PyErr_Clear",
@@ -206,15 +208,14 @@ def _load() -> tuple[Library, _MethodDef, object] | None:
         "PyEval_RestoreThread", "Py_IncRef", "Py_DecRef")
     imports |= {name: poll[name] for name in ("tx_now", "tx_take_interrupt")}
     handler = None
-    if cpu_blocks.is_supported() and _handler_is_named(table):
+    if has_handler:
         handler, blocks = cpu_blocks.handler(), cpu_blocks.library()
         imports |= {name: blocks[name] for name in ("tx_block_take", "tx_block_free")}
     things = {"tx_array_type": np.ndarray, "tx_float_type": float, "tx_int_type": int,
               "tx_list_type": list, "tx_tuple_type": tuple, "tx_handler": handler}
     pointers = {name: _address(thing) for name, thing in things.items()} | {
         "tx_new_from_descr": table[SLOT_NEW_FROM_DESCR]}
-    text = layout.entry_text(handler is not None)
-    library = link(assemble(text, level=1), imports, ("tx_entry", *pointers))
+    library = link([code], imports, ("tx_entry", *pointers))
     for name, value in pointers.items():
         ctypes.c_void_p.from_address(library[name]).value = value
     return library, _MethodDef(b"tetractys_function", library["tx_entry"],

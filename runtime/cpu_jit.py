@@ -30,6 +30,9 @@ if hasattr(os, "register_at_fork"):
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
 
+HAS_GIL = "free-threading" not in sys.version
+"""Whether this is not a build of Python for free threading, whose version says so."""
+
 
 class Library:
     """Machine code that is linked and ready to call.
@@ -107,12 +110,12 @@ def _compile(text: str, level: int) -> bytes:
     return machine.emit_object(module)
 
 
-def link(code: bytes, imports: Mapping[str, int], exports: Iterable[str]) -> Library:
-    """Load an object file into the process.
+def link(objects: Iterable[bytes], imports: Mapping[str, int], exports: Iterable[str]) -> Library:
+    """Load object files into the process, where they may call each other.
 
     Parameters
     ----------
-    code : bytes
+    objects : iterable of bytes
     imports : mapping of str to int
         Addresses of everything the code calls.
     exports : iterable of str
@@ -121,12 +124,14 @@ def link(code: bytes, imports: Mapping[str, int], exports: Iterable[str]) -> Lib
     Raises
     ------
     RuntimeError
-        When the code is not an object file for this machine, or misses a symbol.
+        When one is not an object file for this machine, or a symbol is missing.
     """
     exports = tuple(exports)
     with loading:
         jit = _jit()
-        builder = _binding().JITLibraryBuilder().add_object_img(code)
+        builder = _binding().JITLibraryBuilder()
+        for code in objects:
+            builder.add_object_img(code)
         for name, address in imports.items():
             builder.import_symbol(name, address)
         for name in exports:

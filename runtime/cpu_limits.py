@@ -32,6 +32,6 @@ def limited(threads: int) -> Library:
     with loading:
         if threads not in _loaded:
             imports = {"tx_parallel_limited": cpu_threads.library()["tx_parallel_limited"]}
-            _loaded[threads] = link(assemble(_REGIONS.replace("LIMIT", str(threads))), imports,
+            _loaded[threads] = link([assemble(_REGIONS.replace("LIMIT", str(threads)))], imports,
                                     ("tx_parallel_for", "tx_parallel_until"))
         return _loaded[threads]

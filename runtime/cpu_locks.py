@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import sysconfig
 import threading
 
 from . import cpu_poll, shared
-from .cpu_jit import Library, assemble, link, loading
+from .cpu_jit import HAS_GIL, Library, assemble, link, loading
 
 TEXT = """
 define i64 @tx_try_acquire(ptr %words, i64 %count, i64 %exclusive, ptr %held) {
@@ -82,7 +81,7 @@ def install() -> None:
         return
     with loading:
         if not _loaded:
-            loaded = link(assemble(TEXT), {}, ("tx_try_acquire", "tx_release"))
+            loaded = link([assemble(TEXT)], {}, ("tx_try_acquire", "tx_release"))
             # PYFUNCTYPE keeps the GIL: that makes each of the two calls one atomic step.
             types = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
             acquire = ctypes.PYFUNCTYPE(ctypes.c_int64, *types)(loaded["tx_try_acquire"])
@@ -93,7 +92,7 @@ def install() -> None:
 
 def _alone(function: shared.TryAcquire) -> shared.TryAcquire:
     """Serialise calls where there is no GIL to do it."""
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if HAS_GIL:
         return function
     mutex = threading.Lock()
 

@@ -150,7 +150,7 @@ def _load() -> Library:
     imports = system_functions(*names) | python_functions(
         "PyGILState_Ensure", "PyGILState_Release", "PyErr_CheckSignals", "PyErr_Fetch",
         "PyErr_Restore", "PyErr_SetNone")
-    loaded = link(assemble(text), imports, (
+    loaded = link([assemble(text)], imports, (
         "tx_now", "tx_poll", "tx_take_interrupt", "tx_main_thread", "tx_handling",
         "tx_keyboard_interrupt"))
     ctypes.c_int64.from_address(loaded["tx_keyboard_interrupt"]).value = id(KeyboardInterrupt)

@@ -34,7 +34,7 @@ def prepare() -> None:
 
 def _load() -> None:
     with loading:  # forking waits until nothing is half done
+        cpu_entry.is_available()  # first, as it takes longest
         cpu_poll.library()
         cpu_locks.install()
-        cpu_entry.is_available()
         cpu_threads.library()

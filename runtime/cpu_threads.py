@@ -454,7 +454,7 @@ def _load() -> Library:
     imports = system_functions(*names) | {
         name: cpu_poll.library()[name] for name in ("tx_now", "tx_poll")} | {
         "tx_start_workers": address_of(_start_callback)}
-    loaded = link(assemble(text), imports, (
+    loaded = link([assemble(text)], imports, (
         "tx_parallel_for", "tx_parallel_until", "tx_parallel_limited", "tx_worker",
         "tx_pool_reset", "tx_pool_prepare", "tx_pool_start", "tx_pool_stop", "tx_pool_forget",
         "tx_pool_limit"))

@@ -111,7 +111,7 @@ class Plan:
 
     def __init__(self, artifact: Artifact):
         self.artifact = artifact
-        self.code = json.loads(artifact.code)
+        self.code = json.loads(artifact.code[0])
         self.source: str = self.code["source"]
         self.checks: list[int] = self.code["checks"]
         self._compiled: dict[str, object] = {}

@@ -57,7 +57,9 @@ class Loaded:
             Loaded.blas = ctypes.CDLL(f"{get_lib_dir()}/libscipy_openblas.so")
         known = {"tx_parallel_for": _address(_parallel_for), "tx_poll": _address(_poll),
                  "tx_parallel_until": _address(_parallel_until)}
-        builder = llvm.JITLibraryBuilder().add_object_img(artifact.code).add_current_process()
+        builder = llvm.JITLibraryBuilder().add_current_process()
+        for code in artifact.code:
+            builder.add_object_img(code)
         for name in artifact.externals:
             routine = known.get(name) or _address(getattr(Loaded.blas, f"scipy_{name}"))
             builder.import_symbol(name, routine)

@@ -63,7 +63,7 @@ CASES = {
 
 def text_of(function):
     program = function.variants[0].stages.program
-    return llvm.module_text(program, llvm.vector_unit("", "", ""))
+    return llvm.module_texts(program, llvm.vector_unit("", "", "")).kernels
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
@@ -208,7 +208,7 @@ def test_moves(dtype, lanes):
         names = [mover(module, dtype, lanes, length, reads)[1:] for reads in (True, False)]
         code, _ = llvm.compile_module(module.text().replace("define internal", "define"),
                                       llvm.LlvmOptions())
-        library = link(code, {}, names)
+        library = link([code], {}, names)
         read, write = (ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64,
             ctypes.c_int64)(library[name]) for name in names)

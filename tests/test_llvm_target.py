@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,11 @@ from tetractys.compiler.program import Contract, Copy, Failure, Guard, Kernel, P
 from tetractys.compiler.program_interpret import run_program
 from tetractys.compiler.program_verify import verify_program
 from tetractys.compiler.target import llvm_driver
-from tetractys.compiler.target.llvm import LlvmOptions, compile_program, module_text
-from tetractys.runtime.artifact import INTERRUPTED, IndexOutOfRangeError, InternalError
+from tetractys.compiler.target.llvm import LlvmOptions, compile_program, module_texts
+from tetractys.runtime.artifact import (
+    INTERRUPTED, CompileError, IndexOutOfRangeError, InternalError,
+)
+from tetractys.runtime.call import Executable
 
 
 def kernel(nest: Nest) -> Kernel:
@@ -209,10 +213,10 @@ def test_functions_of_many_steps_are_cut():
     more = apply("add", Load(out, (j,)), const(1.0, "float64"))
     steps = (kernel(Nest("copy", over(Store(out, (i,), Load(x, (i,)))))),
              *(kernel(Nest("more", again(Store(out, (j,), more)))) for _ in range(300)))
-    text = module_text(Program("many", (x,), (), (out,), (N,), steps))
-    assert text.count("define i64 @tx_run(") == 1
-    assert text.count("define internal i64 @tx_run.") == 3
-    assert text.count("define internal void @kernel") == 2, "equal kernels are compiled once"
+    kernels, drivers = module_texts(Program("many", (x,), (), (out,), (N,), steps))
+    assert drivers.count("define i64 @tx_run(") == 1
+    assert drivers.count("define internal i64 @tx_run.") == 3
+    assert kernels.count("define void @kernel") == 2, "equal kernels are compiled once"
 
 
 def contract_program(left_strides, right_strides, sizes, add=False, dtype="float32"):
@@ -404,6 +408,25 @@ def test_equal_kernels_are_compiled_once():
     np.testing.assert_array_equal(both(program, values, values)[0], 4 * values)
     notes = compile_program(program, LlvmOptions(keep_text=True)).notes
     assert "@kernel0(" in notes["llvm"] and "@kernel1(" not in notes["llvm"]
+
+
+def test_kernels_and_drivers_are_objects_of_their_own():
+    artifact = compile_program(elementwise_program(), LlvmOptions(keep_text=True))
+    kernels, drivers = artifact.code
+    assert b"tx_run" in drivers and b"tx_run" not in kernels
+    assert "call void @kernel0(" in module_texts(elementwise_program()).drivers
+    again = compile_program(elementwise_program(), LlvmOptions(keep_text=True))
+    assert again == artifact == pickle.loads(pickle.dumps(artifact))
+    for part in artifact.code:
+        with pytest.raises(CompileError, match="cannot be loaded"):
+            Executable(replace(artifact, code=(part,)))
+
+
+def test_a_program_without_kernels_is_one_object():
+    x, out = Buffer("x", "float64", (n,), "input"), Buffer("out", "float64", (n,), "output")
+    program = Program("copy", (x,), (), (out,), (N,), (Copy(x, out),))
+    assert len(compile_program(program).code) == 1
+    np.testing.assert_array_equal(both(program, np.arange(3.0))[0], np.arange(3.0))
 
 
 def test_large_loops_are_cut_over_threads():

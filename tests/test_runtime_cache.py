@@ -22,8 +22,8 @@ def folder(tmp_path, monkeypatch):
     return path
 
 
-def example(name="f", code=b"\x00code\xff"):
-    first = Artifact("p", "cpu", b"first", (), (), (Output("int64", 0),), (), 0, ())
+def example(name="f", code=(b"\x00code\xff", b"", b"more")):
+    first = Artifact("p", "cpu", (b"first",), (), (), (Output("int64", 0),), (), 0, ())
     return Artifact(
         name, "cpu", code, (Argument("x", "float64", (-1, 3), "π.py:1"),),
         (Argument("w", "int8", ()),), (Output("float32", 2), Output("bool", 0, shared=0)),
@@ -188,12 +188,12 @@ def test_many_writers_and_readers(folder):
 
     def work(seed):
         for k in range(50):
-            cache.put(f"key{k % 5}", example(code=bytes([k % 5]) * 5000))
+            cache.put(f"key{k % 5}", example(code=(bytes([k % 5]) * 5000,)))
             found = cache.get(f"key{(k + seed) % 5}")
-            if found is not None and found.code != bytes([(k + seed) % 5]) * 5000:
+            if found is not None and found.code != (bytes([(k + seed) % 5]) * 5000,):
                 wrong.append(k)
     script = "import test_runtime_cache as t\n" \
-             "t.cache.put('key0', t.example(code=bytes(5000)))"
+             "t.cache.put('key0', t.example(code=(bytes(5000),)))"
     other = subprocess.Popen([sys.executable, "-c", script],
                              cwd=os.path.dirname(os.path.abspath(__file__)))
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -225,7 +225,7 @@ if found is None:
           store i64 7, ptr %y
           ret i64 0
         }''')
-    cache.put("seven", Artifact("f", "cpu", code, (), (), (Output("int64", 0),), (), 0, ()))
+    cache.put("seven", Artifact("f", "cpu", (code,), (), (), (Output("int64", 0),), (), 0, ()))
 f = make_entry(Executable(found or cache.get("seven"), single=True))
 print(f(), found is not None, any(name.startswith("tetractys.compiler") for name in sys.modules))
 """

@@ -90,8 +90,8 @@ def load(name, kind="double"):
 
 def artifact(text, inputs, outputs, symbol_count=1, name="f", **more):
     poll = ("tx_poll",) if "call i64 @tx_poll" in text else ()
-    return Artifact(name, "cpu", assemble(PREAMBLE + text), tuple(inputs), more.pop("shared", ()),
-                    tuple(outputs), more.pop("constants", ()), symbol_count,
+    return Artifact(name, "cpu", (assemble(PREAMBLE + text),), tuple(inputs),
+                    more.pop("shared", ()), tuple(outputs), more.pop("constants", ()), symbol_count,
                     tuple(f"n{k}" for k in range(symbol_count)), externals=poll, **more)
 
 
@@ -424,11 +424,11 @@ def test_impossible_sizes_are_a_memory_error(entry, make):
 
 def test_foreign_code_is_refused():
     with pytest.raises(InternalError, match="tx_nothing"):
-        Executable(Artifact("f", "cpu", b"", (), (), (), (), 0, (), externals=("tx_nothing",)))
+        Executable(Artifact("f", "cpu", (b"",), (), (), (), (), 0, (), externals=("tx_nothing",)))
     with pytest.raises(CompileError, match="cannot be loaded"):
-        Executable(Artifact("f", "cpu", b"no object file", (), (), (), (), 0, ()))
+        Executable(Artifact("f", "cpu", (b"no object file",), (), (), (), (), 0, ()))
     with pytest.raises(CompileError, match="another device"):
-        Executable(Artifact("f", "cuda", b"", (), (), (), (), 0, ()))
+        Executable(Artifact("f", "cuda", (b"",), (), (), (), (), 0, ()))
 
 
 # --- Shared variables ------------------------------------------------------------------------

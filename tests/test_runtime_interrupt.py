@@ -35,7 +35,7 @@ end:
 arguments = [(Argument(name, "float64", (-1,)),) for name in "xw"]
 w = Storage(np.zeros(3))
 executable = Executable(Artifact(
-    "forever", "cpu", code, *arguments, (), (), 1, ("n",), updates_in_place=True,
+    "forever", "cpu", (code,), *arguments, (), (), 1, ("n",), updates_in_place=True,
     work="{work}", externals=("tx_poll",)), [w])
 f = executable.call if {slow} else cpu_entry.make_entry(executable)
 executable.control[RELEASE] = int({work} > 0)

@@ -85,7 +85,7 @@ class Loop:
 
     def __init__(self):
         imports = {"tx_parallel_for": cpu_threads.library()["tx_parallel_for"]}
-        self.library = link(assemble(TEXT), imports, ("go", "repeat"))
+        self.library = link([assemble(TEXT)], imports, ("go", "repeat"))
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         self.go, self.repeat = kind(self.library["go"]), kind(self.library["repeat"])
 

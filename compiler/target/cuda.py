@@ -100,7 +100,7 @@ def compile_program(program: Program, keep_text: bool = False,
         "sizes": [text(dim) for dim in dict.fromkeys(stored) if not proves_nonnegative(dim)],
     })
     return artifact_of(
-        program, "cuda", code.encode(), {"CUDA C": built.source} if keep_text else {})
+        program, "cuda", (code.encode(),), {"CUDA C": built.source} if keep_text else {})
 
 
 def build(program: Program, precision: str = "highest", blas: str = "never") -> Build:

@@ -1,7 +1,9 @@
-"""The CPU target: a program becomes a relocatable object file, through LLVM IR written as text.
+"""The CPU target: a program becomes relocatable object files, through LLVM IR written as text.
 
 Enters a ``Program`` whose memory is planned; leaves an ``Artifact`` (see ``runtime/artifact.py``).
-The IR is parsed, verified, optimised for the processor at hand and emitted by llvmlite.
+The IR is parsed, verified, optimised for the processor at hand and emitted by llvmlite: *kernels*,
+where a call spends its time, at the level asked for; *drivers*, which call them, at level 0, since
+LLVM takes a millisecond for each of their functions above it and the call gains nothing.
 """
 
 from __future__ import annotations
@@ -86,21 +88,46 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
                       has_blas=options.has_blas, cpus=options.cpus,
                       is_optimised=options.speed_level > 0)
     with timed("write code"):
-        text = module_text(program, machine)
+        texts = module_texts(program, machine)
     with timed("LLVM"):
-        code, notes = compile_module(text, options)
+        code, notes = _compile_texts(texts, options)
     return artifact_of(
         program, "cpu", code, notes,
-        externals=tuple(name for name in EXTERNALS if f"@{name}(" in text),
+        externals=tuple(name for name in EXTERNALS if f"@{name}(" in texts.drivers),
         work=python_text(program_work(program), symbol_numbers(program)))
 
 
-def module_text(program: Program, machine: Machine = Machine()) -> str:
-    """Return the LLVM IR of a program for a kind of processor, before optimisation."""
-    module = Module(machine)
-    emit_run(module, program)
-    emit_plan(module, program)
-    return module.text()
+class Texts(NamedTuple):
+    """The LLVM IR of a program, before optimisation: two modules.
+
+    Attributes
+    ----------
+    kernels : str
+        Functions with the loops over elements; empty where the program computes nothing.
+    drivers : str
+        ``tx_plan``, ``tx_run``, and what lies between it and the kernels.
+    """
+
+    kernels: str
+    drivers: str
+
+
+def module_texts(program: Program, machine: Machine = Machine()) -> Texts:
+    """Return the LLVM IR of a program for a kind of processor."""
+    kernels = Module(machine)
+    drivers = Module(machine, kernels)
+    emit_run(drivers, program)
+    emit_plan(drivers, program)
+    return Texts(kernels.text() if kernels.exports else "", drivers.text())
+
+
+def _compile_texts(texts: Texts, options: LlvmOptions) -> tuple[tuple[bytes, ...], dict[str, str]]:
+    """Return the object code of both modules, and the texts that ``options`` asks to keep."""
+    parts = [compile_module(texts.drivers, replace(options, speed_level=0))]
+    if texts.kernels:
+        parts.insert(0, compile_module(texts.kernels, options))
+    codes, notes = zip(*parts)
+    return codes, {name: "\n".join(note[name] for note in notes) for name in notes[0]}
 
 
 def compile_module(text: str, options: LlvmOptions) -> tuple[bytes, dict[str, str]]:
@@ -177,15 +204,15 @@ def symbol_numbers(program: Program) -> dict[Symbol, int]:
     return {symbol: number for number, symbol in enumerate(ordered_symbols(program))}
 
 
-def artifact_of(program: Program, target: str, code: bytes, notes: dict[str, str], **own: Any
-                ) -> Artifact:
+def artifact_of(program: Program, target: str, code: tuple[bytes, ...], notes: dict[str, str],
+                **own: Any) -> Artifact:
     """Return an artifact with what the runtime has to know of a program, whatever the target.
 
     Parameters
     ----------
     program : Program
     target : str
-    code : bytes
+    code : tuple of bytes
     notes : dict
     **own
         Further fields of the artifact.

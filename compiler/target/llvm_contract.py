@@ -28,7 +28,7 @@ from ..loop.text import Signature
 from ..program import Contract, View, split_index
 from .llvm_blas import blas_block, blas_call, fits_blas, is_faster
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
-from .llvm_kernel import DRIVER_ATTRIBUTES, KernelCode, emit_task
+from .llvm_kernel import KernelCode
 from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
 from .llvm_writer import FunctionWriter, Module
@@ -264,7 +264,7 @@ def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol,
 
 def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
                   epilogue: Epilogue | None = None) -> KernelCode:
-    """Add the functions of a contraction: ``name`` and ``name.task``, as of a parallel kernel.
+    """Add the function of a contraction, like that of a parallel kernel.
 
     Its pointers are status, out, left, right, then the epilogue's; its sizes those of
     :func:`contract_symbols`; its range is one of tasks.
@@ -275,15 +275,13 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
                  *(f"ptr %e{k}" for k in range(count)),
                  *(f"i64 %s{k}" for k in range(len(symbols))), "i64 %begin", "i64 %end"]
     writer = FunctionWriter(
-        module, f"define internal void @{name}({', '.join(arguments)}) {DRIVER_ATTRIBUTES}")
+        module, f"define internal void @{name}({', '.join(arguments)}) nounwind")
     for number, symbol in enumerate(symbols):
         writer.bind(symbol, f"%s{number}")
     _ContractWriter(writer, step, cut, epilogue).tasks()
     writer.run("ret void")
     writer.finish()
-    code = KernelCode(name, (0,) * (3 + count), len(symbols), True, False)
-    emit_task(module, code)
-    return code
+    return KernelCode(name, (0,) * (3 + count), len(symbols), True, False)
 
 
 class _Block(NamedTuple):
@@ -394,7 +392,7 @@ class _ContractWriter:
     def tabulate(self, top: DimLike, bottom: DimLike) -> None:
         """Write the table of where rows ``top`` to ``bottom`` of A and C begin."""
         writer = self.writer
-        tabulate = tabulating(writer.module)
+        tabulate = tabulating(writer.module.kernels)
         lead = len(self.step.batch_dims)
         views = (self.step.left, self.step.out)
         sizes = [SIZES[view.buffer.dtype] for view in views]
@@ -516,7 +514,7 @@ class _ContractWriter:
         c = self.address("%out", self.start(step.out, block.matrix) + column)
 
         def strip(source: Source, first: int, count: DimLike) -> None:
-            kernel = micro_kernel(writer.module, Tile(
+            kernel = micro_kernel(writer.module.kernels, Tile(
                 self.dtype, self.lanes, cut.rows, vectors, source, masks, depth, self.left,
                 self.right))
             table = writer.emit(f"getelementptr inbounds i64, ptr {self.table}, "
@@ -563,7 +561,7 @@ class _ContractWriter:
     def pack(self, b: str, vectors: int, width: DimLike, steps: tuple[DimLike, ...]) -> None:
         """Write the copy of a panel whose columns are not neighbours in memory."""
         writer, rn = self.writer, self.step.right.strides[-1]
-        function = packing(writer.module, self.dtype, self.lanes, self.right)
+        function = packing(writer.module.kernels, self.dtype, self.lanes, self.right)
         strides = self.b_steps[-len(steps):]
         runs = prod(steps[:-1])
         run = Symbol("run", extent=runs)

@@ -20,7 +20,7 @@ from .llvm_contract import (
 from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
 from .llvm_kernel import (
-    DRIVER_ATTRIBUTES, KernelCode, emit_kernel, emit_task, parallel_loop)
+    KernelCode, emit_kernel, emit_task, parallel_loop)
 from .llvm_scalar import memory_type
 from .llvm_stream import write_only
 from .llvm_writer import FunctionWriter, Module, Value
@@ -38,7 +38,7 @@ def chunk_of(work: int, extent: int, unit: int) -> int:
 
 
 _CHUNK = f"""
-define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) noinline optnone nounwind {{
+define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) nounwind {{
   %some = call i64 @llvm.smax.i64(i64 %extent, i64 1)
   %each = udiv i64 %work, %some
   %each.least = call i64 @llvm.smax.i64(i64 %each, i64 1)
@@ -53,7 +53,7 @@ define internal i64 @tx.chunk(i64 %work, i64 %extent, i64 %unit) noinline optnon
 _DISPATCH = f"""
 declare i64 @tx_parallel_until(ptr, ptr, i64, i64, i64, i64)
 define internal i64 @tx.dispatch(ptr %task, ptr %frame, i64 %work, i64 %extent, i64 %unit,
-    i64 %may.stop) noinline optnone nounwind {{
+    i64 %may.stop) nounwind {{
   %large = icmp sgt i64 %work, {PARALLEL}
   %several = icmp sgt i64 %extent, 1
   %cut = and i1 %large, %several
@@ -111,12 +111,12 @@ class _Kernels:
         key = (signature.key, unit, multiple)
         if key not in self.codes:
             self.codes[key] = emit_kernel(
-                self.module, f"kernel{len(self.codes)}", nest, signature, unit, multiple)
+                self.module.kernels, f"kernel{len(self.codes)}", nest, signature, unit, multiple)
         return self.codes[key]
 
     def task(self, code: KernelCode) -> str:
         """Return the function that takes a kernel's arguments from a frame."""
-        if not code.is_parallel and code.name not in self.tasks:
+        if code.name not in self.tasks:
             emit_task(self.module, code)
             self.tasks.add(code.name)
         return f"@{code.name}.task"
@@ -145,7 +145,7 @@ class _Call(NamedTuple):
 
 
 def emit_run(module: Module, program: Program) -> None:
-    """Add ``tx_run`` and all kernels to a module."""
+    """Add ``tx_run`` to a module, and all kernels to the one whose functions it calls."""
     _RunEmitter(module, program).emit()
 
 
@@ -186,7 +186,7 @@ class _RunEmitter:
     def part(self, head: str, numbers: range) -> None:
         """Write a function that walks some of the steps; its result is not 0 when it stopped."""
         writer = self.writer = FunctionWriter(
-            self.module, f"{head}{_RUN_ARGUMENTS} {DRIVER_ATTRIBUTES}")
+            self.module, f"{head}{_RUN_ARGUMENTS} nounwind")
         self.long: str | None = None
         self.frame_words = self.table_words = 0
         _load_symbols(writer, ordered_symbols(self.program))
@@ -311,7 +311,7 @@ class _RunEmitter:
         self.frame_words = max(self.frame_words, len(call.words))
         extent = self.writer.dim(call.trips)
         self.store_words("%frame", call.words)
-        self.region(f"@{call.code.name}.task", "%frame", extent, call.work, call.unit, may_stop)
+        self.region(self.kernels.task(call.code), "%frame", extent, call.work, call.unit, may_stop)
 
     def region(self, task: str, frame: str, extent: str, work: DimLike, unit: int,
                may_stop: bool) -> None:
@@ -471,8 +471,7 @@ class _CheckedWriter(FunctionWriter):
 
 def emit_plan(module: Module, program: Program) -> None:
     """Add ``tx_plan`` to a module."""
-    writer = _CheckedWriter(module, "define i64 @tx_plan(ptr %symbols, ptr %results) "
-                                    f"{DRIVER_ATTRIBUTES}")
+    writer = _CheckedWriter(module, "define i64 @tx_plan(ptr %symbols, ptr %results) nounwind")
     _load_symbols(writer, ordered_symbols(program))
     guards = [(writer.dim(guard.left), writer.dim(guard.right)) for guard in program.guards]
     arena = writer.dim(program.arena)

@@ -113,7 +113,7 @@ class _TileWriter:
         self.suffix = f"v{tile.lanes}f{8 * SIZES[tile.dtype]}"
         self.left, self.right = tile.left or tile.dtype, tile.right or tile.dtype
         self.writer = FunctionWriter(
-            module, f"define internal void @{tile.name}({', '.join(parameters(tile.depth))}) "
+            module, f"define void @{tile.name}({', '.join(parameters(tile.depth))}) "
                     "noinline nounwind")
         self.states = ["ptr", "ptr", "ptr", *[self.vector] * (tile.rows * tile.vectors)]
         self.masks = [self._mask(v) if v >= tile.vectors - tile.masks else ""
@@ -277,7 +277,7 @@ def tabulating(module: Module) -> str:
     name = "tx.gemm.rows"
     if name in module.declarations:
         return f"@{name}"
-    writer = FunctionWriter(module, f"define internal void @{name}(ptr %table, i64 %count, i64 %a, "
+    writer = FunctionWriter(module, f"define void @{name}(ptr %table, i64 %count, i64 %a, "
                                     "i64 %a.step, i64 %c, i64 %c.step) noinline nounwind")
 
     def entry(now: list[str]) -> list[str]:
@@ -324,7 +324,7 @@ def packing(module: Module, dtype: str, lanes: int, source: str = "") -> str:
     module.declarations[name] = ""
     smin = module.declare("llvm.smin.i64", "i64", "i64", "i64")
     writer = FunctionWriter(
-        module, f"define internal void @{name}(ptr %from, i64 %step, i64 %column, i64 %columns, "
+        module, f"define void @{name}(ptr %from, i64 %step, i64 %column, i64 %columns, "
                 "i64 %k, ptr %panel, i64 %width) noinline nounwind")
     emit = writer.emit
 

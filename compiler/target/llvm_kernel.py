@@ -1,10 +1,10 @@
-"""A loop nest as LLVM functions.
+"""A loop nest as an LLVM function.
 
 ``void @name(ptr status, ptr noalias buffer..., i64 size...)`` runs the nest; there is one pointer
 for each root buffer, so the vectoriser may assume that different pointers never overlap.  When the
-nest is one ``parallel`` loop the function takes the range of its index too, and
-``void @name.task(ptr frame, i64 begin, i64 end)`` runs a part of it with all other arguments
-taken from ``frame``, an array of 8-byte words.
+nest is one ``parallel`` loop the function takes the range of its index too.  A *task* function,
+``void @name.task(ptr frame, i64 begin, i64 end)``, calls it with all other arguments taken from
+``frame``, an array of 8-byte words.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ from .llvm_vector import Bounds, emit_vector_loop
 from .llvm_vector_plan import vector_plan
 from .llvm_writer import FunctionWriter, Module
 
-DRIVER_ATTRIBUTES = "nounwind noinline optnone"
-"""Of functions that mostly call others: optimising them gains nothing at run time, and LLVM takes
-time quadratic in the number of calls over it."""
-
 UNROLL_LIMIT = 16
 """An ``unroll`` loop of more iterations stays a loop."""
 
@@ -54,7 +50,7 @@ class KernelCode(NamedTuple):
     size_count : int
         Number of size parameters.
     is_parallel : bool
-        Whether it takes a range of the outermost loop's index, and ``name.task`` exists.
+        Whether it takes a range of the outermost loop's index.
     unit : int
         Chunks of the parallel loop should be multiples of so many iterations: of whole cache lines
         and vectors where it holds no loop but over short rows, of rows that are taken together.
@@ -79,7 +75,7 @@ def parallel_loop(nest: Nest) -> For | None:
 
 def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
                 unit: int | None = None, multiple: int | None = None) -> KernelCode:
-    """Add the functions of a nest to a module.
+    """Add the function of a nest to a module.
 
     Parameters
     ----------
@@ -114,7 +110,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     bounds = ["i64 %begin", "i64 %end"] if outer is not None else []
     arguments = ", ".join(["ptr %status", *parameters, *bounds])
     writer = FunctionWriter(
-        module, f"define internal void @{name}({arguments}) noinline nounwind")
+        module, f"define void @{name}({arguments}) noinline nounwind")
     for number, symbol in enumerate(signature.symbols):
         writer.bind(symbol, f"%s{number}")
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})
@@ -129,11 +125,8 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     emit_fence(writer, tuple(emitter.values.streamed.values()))
     writer.run("ret void")
     writer.finish()
-    code = KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
+    return KernelCode(name, tuple(roots.values()), len(signature.symbols), outer is not None,
                       unit, tuple(roots[root] for root in streams))
-    if outer is not None:
-        emit_task(module, code)
-    return code
 
 
 def emit_task(module: Module, code: KernelCode) -> None:

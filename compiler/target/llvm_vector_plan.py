@@ -33,6 +33,10 @@ MASKED_BODY = 150.0
 """Cost from which on one body with masks serves all iterations: masks cost little beside it, and
 another body for the last vectors would cost the time to compile it."""
 
+GATHERED_INTERLEAVE = 1
+"""Likewise, where positions are data: addresses are computed lane by lane, so that one vector holds
+independent work enough, and its code is as long as that of several."""
+
 INLINED_CALLS = 1
 """Scalar functions that are inlined into a loop.  Where there are more they are called, on all
 vectors side by side: that runs as fast (up to 1.1 times faster; the loop needs fewer registers),
@@ -125,6 +129,8 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
 
 def _wanted(analysis: _Analysis, cost: float, inline: bool) -> int:
     """Return how many vectors to compute side by side."""
+    if len(analysis.symbols) > 1:
+        return GATHERED_INTERLEAVE
     if cost >= LONG_BODY and inline:
         return LONG_INTERLEAVE
     return ACCUMULATED_INTERLEAVE if analysis.accumulated and cost < MASKED_BODY else INTERLEAVE

@@ -78,15 +78,23 @@ class Module:
     ----------
     machine : Machine
         What the code is for.
+    kernels : Module, optional
+        Another module whose exported functions this one's call.
 
     Attributes
     ----------
+    kernels : Module
+        That module, or this one.
     declarations : dict of str
         Text of each external function or helper used, by name.
+    exports : list of str
+        Declaration of each function that other modules may call.
     """
 
-    def __init__(self, machine: Machine = Machine()) -> None:
+    def __init__(self, machine: Machine = Machine(), kernels: Module | None = None) -> None:
         self.machine = machine
+        self.kernels = kernels or self
+        self.exports: list[str] = []
         self.declarations: dict[str, str] = {}
         self.functions: list[str] = []
         self.metadata: list[str] = []
@@ -119,7 +127,9 @@ class Module:
 
     def text(self) -> str:
         """Return the module's LLVM IR."""
-        return "\n".join([*self.declarations.values(), *self.functions, *self.metadata]) + "\n"
+        imports = [] if self.kernels is self else self.kernels.exports
+        return "\n".join([*imports, *self.declarations.values(), *self.functions,
+                          *self.metadata]) + "\n"
 
 
 class FunctionWriter:
@@ -353,6 +363,8 @@ class FunctionWriter:
 
     def finish(self) -> None:
         """Add the function to the module."""
+        if not self.header.startswith("define internal"):
+            self.module.exports.append(self.header.replace("define", "declare", 1))
         flat: list[str] = []
         stack: Lines = [self.lines]
         while stack:
