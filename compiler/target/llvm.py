@@ -123,7 +123,7 @@ def module_texts(program: Program, machine: Machine = Machine()) -> Texts:
 
 def _compile_texts(texts: Texts, options: LlvmOptions) -> tuple[tuple[bytes, ...], dict[str, str]]:
     """Return the object code of both modules, and the texts that ``options`` asks to keep."""
-    parts = [compile_module(texts.drivers, replace(options, speed_level=0))]
+    parts = [compile_module(texts.drivers, options._replace(speed_level=0))]
     if texts.kernels:
         parts.insert(0, compile_module(texts.kernels, options))
     codes, notes = zip(*parts)

@@ -281,7 +281,7 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
     _ContractWriter(writer, step, cut, epilogue).tasks()
     writer.run("ret void")
     writer.finish()
-    return KernelCode(name, (0,) * (3 + count), len(symbols), True, False)
+    return KernelCode(name, (0,) * (3 + count), len(symbols), True, 1)
 
 
 class _Block(NamedTuple):
