@@ -214,7 +214,8 @@ def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
     if name == "cast" and args[0].dtype == dtype:
         return args[0]
     literal = _ir().Const
-    if name == "cast" and not isinstance(args[0], literal) and _needs_two_steps(args[0].dtype, dtype):
+    if name == "cast" and not isinstance(args[0], literal) \
+            and _needs_two_steps(args[0].dtype, dtype):
         return _cast_by_single(args[0], dtype)
     if name in CHOICES and (isinstance(args[0], literal) or args[1] is args[2]):
         return args[1] if args[1] is args[2] or args[0].value else args[2]
