@@ -96,8 +96,9 @@ class _Band:
         if not isinstance(columns, int) or columns * LEAST_ROWS > ROW_BLOCK \
                 or not symbols_of(length) <= self.memory.symbols:
             return False
-        return all(not is_produced or is_same_row
-                   for _, is_same_row, is_produced in self._reads(cluster, length))
+        return not self.produced or all(
+            not is_produced or is_same_row
+            for _, is_same_row, is_produced in self._reads(cluster, length))
 
     def add(self, cluster: Cluster) -> bool:
         """Add a cluster; return whether it walks a large matrix that an earlier one walked."""
@@ -126,7 +127,7 @@ class _Band:
             if (id(node), is_aligned) in seen:
                 continue
             seen.add((id(node), is_aligned))
-            for read in reads_of_node(node, self.stop - {id(node.outputs[0])}):
+            for read in reads_of_node(node, self.stop):
                 variable, position = read.variable, read.position
                 is_same_row = is_aligned and position is not None and len(position) > 0 \
                     and position[0] == row and variable.type.dims[0] == length

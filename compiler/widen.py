@@ -24,9 +24,7 @@ import numpy as np
 
 from .dtypes import HALVES, computed
 from .graph import Apply, Variable, built_at, reapply, toposort
-from .loop.ir import Const, Local, Scalar
 from .loop.scalar import convert
-from .loop.walk import postorder
 from .operators import FUNCTIONS
 from .ops.op import (
     ContractLowering, Expand, MapLowering, ReduceLowering, ScalarLowering, ScatterLowering)
@@ -70,6 +68,8 @@ def moves(node: Apply) -> bool:
 
 def _chooses(node: Apply) -> bool:
     """Return whether an elementwise result is one of the operands, as its float32 form shows."""
+    from .loop.ir import Const, Local, Scalar
+    from .loop.walk import postorder
     operands = [Local(f"x{k}", computed(source.dtype)) for k, source in enumerate(node.inputs)]
     expression = node.op.lower.rule(*operands, **node.params)
     return all(isinstance(one, (Local, Const)) or isinstance(one, Scalar) and one.name == "select"

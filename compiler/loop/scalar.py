@@ -7,14 +7,18 @@ exactly these rows; everything else (``exp``, ``tanh`` ...) is written with them
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ...runtime.artifact import numpy_dtype
 from ..dims import DimLike
 from ..dtypes import BOOL, FLOATS, HALVES
-from .ir import Const, Expr, Index, Scalar
+
+if TYPE_CHECKING:
+    from .ir import Const, Expr
 
 
 class ScalarOp(NamedTuple):
@@ -168,14 +172,21 @@ def kind_of(dtype: str) -> str:
     return "b" if dtype == BOOL else "h" if dtype in HALVES else "f" if dtype in FLOATS else "i"
 
 
+@cache
+def _ir() -> ModuleType:
+    """Return the module of the nodes: building graphs needs this one, but no loops."""
+    from . import ir
+    return ir
+
+
 def const(value: bool | int | float, dtype: str) -> Const:
     """Return a literal of ``dtype``, rounded to it."""
-    return Const(np.asarray(value).astype(numpy_dtype(dtype)).item(), dtype)
+    return _ir().Const(np.asarray(value).astype(numpy_dtype(dtype)).item(), dtype)
 
 
 def index(dim: DimLike) -> Expr:
     """Return the value of a dim as an int64 expression."""
-    return Const(dim, "int64") if isinstance(dim, int) else Index(dim)
+    return _ir().Const(dim, "int64") if isinstance(dim, int) else _ir().Index(dim)
 
 
 def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
@@ -202,14 +213,16 @@ def apply(name: str, *args: Expr, dtype: str | None = None) -> Expr:
     assert dtype is not None, name
     if name == "cast" and args[0].dtype == dtype:
         return args[0]
-    if name == "cast" and not isinstance(args[0], Const) and _needs_two_steps(args[0].dtype, dtype):
+    literal = _ir().Const
+    if name == "cast" and not isinstance(args[0], literal) \
+            and _needs_two_steps(args[0].dtype, dtype):
         return _cast_by_single(args[0], dtype)
-    if name in CHOICES and (isinstance(args[0], Const) or args[1] is args[2]):
+    if name in CHOICES and (isinstance(args[0], literal) or args[1] is args[2]):
         return args[1] if args[1] is args[2] or args[0].value else args[2]
-    if all(isinstance(arg, Const) for arg in args):
+    if all(isinstance(arg, literal) for arg in args):
         values = [np.asarray(a.value, numpy_dtype(a.dtype)) for a in args]
         return const(evaluate(name, values, dtype), dtype)
-    return Scalar(name, args, dtype)
+    return _ir().Scalar(name, args, dtype)
 
 
 def _needs_two_steps(source: str, target: str) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...runtime.artifact import DtypeError
 from ..graph import Constant, Variable, describe
-from ..loop.ir import Expr
 from ..loop.scalar import apply, const
 from ..operators import FUNCTIONS
 from .elementwise import (
     EDGES, FLOAT, MINUS_ONE, NUMBER, ONE, QUOTIENT, add_terms, binary, by_kind, elementwise,
     math_function, primitive, selection, unary, unchanged)
-from .modulo import floor_quotient, modulo
 from .op import Custom, NoDerivative, Partials, check
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 _STEP = NoDerivative("it is constant between its steps")
 
@@ -68,9 +69,19 @@ def _modulo(x, y):
     return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y))).astype(x.dtype)
 
 
+def _lower_floordiv(x: Expr, y: Expr) -> Expr:
+    from ..loop.modulo import floor_quotient
+    return floor_quotient(x, y)
+
+
+def _lower_mod(x: Expr, y: Expr) -> Expr:
+    from ..loop.modulo import modulo
+    return modulo(x, y)
+
+
 floordiv = binary(
     "floordiv", _floor_divide, _STEP, "Quotient rounded down: ``floor(x / y)``.",
-    lower=by_kind(i=primitive("floordiv"), f=floor_quotient), conversion=NUMBER,
+    lower=by_kind(i=primitive("floordiv"), f=_lower_floordiv), conversion=NUMBER,
     domain=((-6.0, 6.0), (0.5, 3.0)), cost=30.0, smooth=False,
     notes="Integers: ``x // 0`` is 0, the smallest integer ``// -1`` is itself.  Floats: from the\n"
           "exact remainder, as in NumPy.",
@@ -80,7 +91,7 @@ floordiv = binary(
 mod = binary(
     "mod", _modulo, Partials(lambda x, y, z: [ONE, neg(floordiv(x, y))]),
     "Remainder with the sign of the divisor: ``x - floor(x / y) * y``.",
-    lower=by_kind(i=primitive("mod"), f=modulo), conversion=NUMBER,
+    lower=by_kind(i=primitive("mod"), f=_lower_mod), conversion=NUMBER,
     domain=((4.0, 6.0), (3.1, 3.9)), cost=30.0, edges=EDGES[:-4],
     notes="Integers: ``x % 0`` is 0.  Floats: exact, NaN for ``x % 0``; compiled code also\n"
           "returns NaN where ``abs(x / y)`` exceeds 2**75.",

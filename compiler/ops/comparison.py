@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...runtime.artifact import DtypeError
 from .. import dtypes
 from ..graph import Constant, TensorType, Variable, describe
-from ..loop.ir import Expr
 from ..loop.scalar import apply, const, convert
 from .elementwise import (
     EDGES, NUMBER, ONE, binary, by_kind, comparison, primitive, selection, unary, unchanged)
@@ -18,6 +17,9 @@ from .op import (
     ArrayLike, Custom, Inferred, NoDerivative, Partials, Sample, ScalarLowering, as_dtype,
     as_tensor, broadcast_dims, check, promote_arguments)
 from .public import builder, row
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 _SECTION = "Comparison and logic"
 _BITS = NoDerivative("it works on bits")

@@ -8,7 +8,7 @@ are in ``arithmetic.py``, ``transcendental.py``, ``comparison.py`` and ``nnet.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from ...runtime.artifact import DtypeError
 from .. import dtypes
 from ..graph import Constant, TensorType, Variable, describe
 from ..loop import scalar
-from ..loop.ir import Expr
 from ..operators import FUNCTIONS
 from .op import (
     REGISTRY, Custom, Derivative, Inferred, NoDerivative, Op, Sample, ScalarLowering, as_tensor,
     broadcast_dims, check, promote_arguments, public_function, register)
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 EDGES = (0.0, -0.0, 1.0, -1.0, 0.5, 2.5, float("inf"), float("-inf"), float("nan"),
          1e-310, -1e-40, 1e30, -1e300)

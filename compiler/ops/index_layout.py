@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,11 @@ from ..dims import (
 from ..graph import (
     Apply, Constant, DataSymbol, SizeGuard, TensorType, Variable, describe, dim_of)
 from ..loop import scalar
-from ..loop.ir import Const, Expr, Index
 from .op import Inferred, as_tensor, broadcast_dims, check, shape_mismatch
 from .sizes import WHOLE, as_size
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 Entry: TypeAlias = str | tuple[bool, bool, int]
 Spec: TypeAlias = tuple[Entry, ...]
@@ -134,6 +136,7 @@ def is_checked_before(index: DimLike) -> bool:
 
 def _checked_position(context: Any, value: Expr, size: DimLike, message: str) -> DimLike:
     """Wrap, check and clamp an int64 expression, so that it never points outside."""
+    from ..loop.ir import Const, Index
     if isinstance(value, (Const, Index)):
         known = value.value if isinstance(value, Const) else value.dim
         place = wrapped(known, size)

@@ -6,12 +6,11 @@ Most are composites: one node until lowering, defined by a formula over other ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..graph import Variable
-from ..loop.ir import Expr
 from ..loop.scalar import apply, const
 from ..operators import FUNCTIONS
 from .arithmetic import abs_, add, clip, inv, minimum, mul, sgn, sqr, true_div
@@ -22,6 +21,9 @@ from .op import (
     as_tensor, is_weak)
 from .public import BUILDERS, row
 from .transcendental import expm1, sigmoid, softplus
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 _SECTION = "Neural networks"
 _FLOATS = (("float64",), ("float32",), ("int8",), ("int64",))

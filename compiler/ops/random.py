@@ -12,7 +12,7 @@ Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11,
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from .. import dtypes
 from ..dims import DimLike
 from ..graph import Apply, Constant, SizeGuard, TensorType, Variable, describe, dim_of
 from ..loop import scalar
-from ..loop.ir import Expr
-from ..loop.random_bits import MULTIPLIERS, ROUNDS, WEYL, philox4x32
 from ..operators import FUNCTIONS
 from .op import (
     ArrayLike, IndexLowering, Inferred, NoDerivative, Sample, as_tensor, check)
 from .public import builder, row
 from .sizes import as_sizes, size_guards
+
+if TYPE_CHECKING:
+    from ..loop.ir import Expr
 
 # -- the generator in NumPy ------------------------------------------------------------------------
 
@@ -40,6 +41,7 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, np.ndarray]
     counter : four uint32 arrays
     key : two uint32 arrays
     """
+    from ..loop.random_bits import MULTIPLIERS, ROUNDS, WEYL
     half = np.uint64(32)
     multipliers = [np.uint64(m) for m in MULTIPLIERS]
     c = [np.asarray(word, "uint32") for word in counter]
@@ -99,6 +101,7 @@ def _reference_random_bits(state: np.ndarray, *sizes: np.ndarray, word: int) -> 
 
 
 def _lower_random_bits(context: Any, index: tuple[DimLike, ...], node: Apply) -> Expr:
+    from ..loop.random_bits import philox4x32
     element: DimLike = 0
     for position, size in zip(index, node.output.type.dims):
         element = element * size + position

@@ -10,8 +10,8 @@ or without a fused multiply-add.
 
 from __future__ import annotations
 
-from ..loop.ir import Expr
-from ..loop.value import ExprCache, Value, select
+from .ir import Expr
+from .value import ExprCache, Value, select
 
 DIGITS = 3
 LARGEST_QUOTIENT = 2.0 ** 75
