@@ -145,6 +145,8 @@ def fits() -> list[Fit]:
     cosine = (removable(lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z ** 2, mp.mpf(1) / 24),
               lambda z: z ** 2 / mp.cos(mp.sqrt(z)))
     sinh = odd(mp.sinh, 3, mp.mpf(1) / 6)
+    exponent = (removable(lambda a: -mp.log(mp.erfc(a)) / a - 1, 2 / mp.sqrt(mp.pi) - 1),
+                removable(lambda a: a * mp.erfc(a) / mp.erf(a), mp.sqrt(mp.pi) / 2))
     log_erfc = (lambda a: mp.log(mp.erfc(a)), lambda a: mp.erfc(a) / mp.erf(a))
     return [
         Fit("EXP", one, 4, -ln2, ln2, *exponential), Fit("EXP", two, 9, -ln2, ln2, *exponential),
@@ -161,8 +163,8 @@ def fits() -> list[Fit]:
         Fit("ARCSIN", one, 4, 0, quarter, *arcsin), Fit("ARCSIN", two, 12, 0, quarter, *arcsin),
         Fit("SINH", one, 3, 0, mp.mpf("1.002"), *sinh),
         Fit("SINH", two, 7, 0, mp.mpf("1.002"), *sinh),
-        Fit("ERF", one, 6, 0, mp.mpf("1.002"), *erf), Fit("ERF", two, 11, 0, mp.mpf("1.002"), *erf),
-        Fit("LOG_ERFC", one, 6, mp.mpf("0.997"), 4, *log_erfc),
+        Fit("ERF", two, 11, 0, mp.mpf("1.002"), *erf),
+        Fit("ERF_EXPONENT", one, 8, 0, mp.mpf("3.95"), *exponent),
         Fit("LOG_ERFC", two, 17, mp.mpf("0.997"), 6, *log_erfc),
         Fit("ERFC_SINGLE", two, 9, -1, mp.mpf(9) / 13, *scaled_erfc(2)),
         Fit("ERFC_DOUBLE", two, 22, -1, mp.mpf(24) / 32, *scaled_erfc(4)),
@@ -184,7 +186,8 @@ FORMULAS = {
     "ARCSIN": "arcsin(x) = x + x*z*ARCSIN(z), z = x*x <= 1/4",
     "SINH": "sinh(x) = x + x*z*SINH(z), z = x*x <= 1",
     "ERF": "erf(x) = x + x*ERF(z), z = x*x <= 1",
-    "LOG_ERFC": "log(erfc(a)) = LOG_ERFC(a), 1 <= a <= 4, or 6,\n"
+    "ERF_EXPONENT": "erf(a) = 1 - exp(-a - a*ERF_EXPONENT(a)), 0 <= a <= 3.95",
+    "LOG_ERFC": "log(erfc(a)) = LOG_ERFC(a), 1 <= a <= 6,\n"
                 "# its absolute error times erfc(a)/erf(a)",
     "ERFC_SINGLE": "erfc(a) = exp(-a*a)/(1+2*a) * ERFC_SINGLE((a-2)/(a+2)), 0 <= a <= 11,\n"
                    "# for results that are rounded to float32",
@@ -222,8 +225,7 @@ def module_text() -> str:
         mine = [(fit, *solve(fit)) for fit in all_fits if fit.name == name]
         errors = ", ".join(f"2**{error:.1f}" for _, _, error in mine)
         parts.append(f"\n# {FORMULAS[name]}  [{errors}]")
-        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "SINH", "ERF",
-                    "LOG_ERFC"):
+        if name in ("EXP", "EXP2", "SIN", "COS", "ARCTAN", "ARCSIN", "SINH"):
             parts.append(f"{name} = {{")
             for fit, values, _ in mine:
                 lines = literals(values, fit.dtype, " " * 8)

@@ -250,6 +250,17 @@ def test_transposed_product_becomes_product_of_transposes_unless_shared():
     assert text(both[1]) == "dimshuffle(contract(a, b))"
 
 
+@pytest.mark.parametrize("power, factor, wanted", [
+    (2.0, 0.3, "mul(0.6, v)"), (-0.5, 3.0, "mul(-1.5, v)"), (0.125, 1e-307, None),
+    (4.0, 1e308, None), (3.0, 0.3, None)])
+def test_factors_are_merged_where_their_product_is_exact(power, factor, wanted):
+    v = T.dvector("v")
+    for product in (power * (factor * v), v * factor * power):
+        merged = simplified(product)
+        assert text(merged).count("mul") == (1 if wanted else 2)
+        assert wanted is None or text(merged) in (wanted, f"mul(v, {wanted[4:-4]})")
+
+
 def test_errors_in_constant_parts_are_left_to_the_call():
     index = Constant(np.array([7]))
     x = Constant(np.arange(3.0))

@@ -1,17 +1,20 @@
 """The error function and its complement, of float32 and float64 values.
 
-``erf`` is an odd polynomial up to 1, and one minus the exponential of a polynomial above: of the
-``erfc`` there only a part of the digits counts.  Where all do, ``erfc(a)`` for ``a >= 0`` is
+``erf`` is one minus the exponential of a polynomial; of a float64, below 1, an odd polynomial.  Of
+the ``erfc`` in it only a part of the digits counts.  Where all do, ``erfc(a)`` for ``a >= 0`` is
 ``exp(-a*a) * Q(t) / (1 + 2*a)`` with a polynomial ``Q`` of ``t = (a-K)/(a+K)``: the quotient by the
 exponential is smooth over the whole half-line (Shepherd and Laframboise, Math. Comp. 36, 1981).
 """
 
 from __future__ import annotations
 
-from .coefficients import ERF, ERFC_DOUBLE, ERFC_SINGLE, LOG_ERFC
-from .exponential import LOG2_E, exp2_short, exp_scaled, expm1_reduced, reduce_exponential, scale
+from .coefficients import ERF, ERF_EXPONENT, ERFC_DOUBLE, ERFC_SINGLE, LOG_ERFC
+from .exponential import (
+    LN2, LOG2_E, exp2_short, exp_scaled, expm1_reduced, power_of_two, reduce_exponential,
+    round_to_integer, scale,
+)
 from .value import (
-    Value, at_most, fast_two_sum, fma, horner, polynomial, select, two_product,
+    Value, at_most, fast_two_sum, fma, horner, polynomial, select, two_product, with_sign,
 )
 
 CENTRE_DOUBLE = 4.0
@@ -19,8 +22,19 @@ CENTRE_SINGLE = 2.0
 
 
 def erf_small(x: Value) -> Value:
-    """Return erf(x) for ``|x| <= 1``."""
-    return fma(x, polynomial(x * x, ERF[x.dtype]), x)
+    """Return erf(x) of a float64 for ``|x| <= 1``."""
+    return fma(x, polynomial(x * x, ERF), x)
+
+
+def erf_single(a: Value) -> Value:
+    """Return erf(a) of a float32 ``a >= 0``, ``1 - e`` with ``e = (1 + q) * 2**n``."""
+    a = at_most(a, 3.95)
+    exponent = fma(a, polynomial(a, ERF_EXPONENT), a)
+    n, bits = round_to_integer(exponent, -LOG2_E, a.format.bias)
+    # Nothing is lost; log(2)'s tail is times e, small where n is not.
+    r = fma(n, LN2["float32"][0], exponent)
+    power = power_of_two(bits, a.format)
+    return fma(-expm1_reduced(r, factor=-1.0), power, 1.0 - power)
 
 
 def erfc_double(a: Value) -> Value:
@@ -52,9 +66,10 @@ def erfc_single(a: Value) -> Value:
 def erf(x: Value) -> Value:
     """Return the error function, the integral of 2/sqrt(pi) * exp(-t*t) from 0 to x."""
     a = abs(x)
-    most = {"float32": 4.0, "float64": 6.0}[x.dtype]
-    bounded = select(a > 1.0, at_most(a, most), 1.0)
-    large = 1.0 - exp_scaled(polynomial(bounded, LOG_ERFC[x.dtype]), 0)
+    if x.dtype == "float32":
+        return with_sign(erf_single(a), x)
+    bounded = select(a > 1.0, at_most(a, 6.0), 1.0)
+    large = 1.0 - exp_scaled(polynomial(bounded, LOG_ERFC), 0)
     return select(a > 1.0, large.op("copysign", x), erf_small(x))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .coefficients import EXP, EXP2, EXP2_SHORT, LOG, LOG1P, LOG_ATANH, SINH
 from .value import (
-    Format, Value, at_least, at_most, fma, polynomial, select, shortcut,
+    Format, Value, at_least, at_most, fma, polynomial, select, shortcut, with_sign,
 )
 
 LOG2_E = 1.4426950408889634
@@ -321,7 +321,7 @@ def tanh(x: Value) -> Value:
         rest = fma(-quotient, fma(q, twice, one - bottom), fma(-quotient, bottom, top))
         # A straight line is near enough to 1/bottom, which lies between 1 and 1/2.
         quotient = fma(rest, fma(bottom, -0.5, 1.457), quotient)
-    return quotient.op("copysign", x)
+    return with_sign(quotient, x)
 
 
 def exp_of_negative(x: Value) -> Value:

@@ -255,6 +255,11 @@ def at_least(x: Value, bound: float) -> Value:
     return select(x < bound, bound, x)
 
 
+def with_sign(x: Value, signed: Value) -> Value:
+    """Return ``x``, which is not negative, with the sign of ``signed``."""
+    return (x.bits() | (signed.bits() & x.format.sign)).view(x.dtype)
+
+
 def horner(x: Value, coefficients: Sequence[float]) -> Value:
     """Return ``c[0] + c[1]*x + c[2]*x**2 + ...`` by Horner's rule, one rounding a step."""
     result = x.like(coefficients[-1])

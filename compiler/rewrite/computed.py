@@ -88,6 +88,28 @@ def divide_by_power_of_two(node: Apply, builder: Builder, facts: Facts) -> Varia
     return fit(product, node.outputs[0], builder)
 
 
+@computed_rule("2**k * (c * x) -> (2**k * c) * x", ["mul"], Effect.MORE_ACCURATE, [
+    lambda: (0.25 * (3e307 * (x := _x(3))), [x])])
+def merge_power_of_two(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
+    """Multiply once where the product of the factors is exact: then so is the other product."""
+    for outer, product in (node.inputs, node.inputs[::-1]):
+        power = facts.scalar_value(outer)
+        if power is None or product.owner is None or product.owner.op.name != "mul" \
+                or not dtypes.is_float(outer.dtype) or abs(np.frexp(power)[0]) != 0.5:
+            continue
+        for inner, rest in (product.owner.inputs, product.owner.inputs[::-1]):
+            factor = facts.scalar_value(inner)
+            if factor is None:
+                continue
+            with np.errstate(all="ignore"):
+                both = factor * power
+            if np.isfinite(both) and abs(both) >= dtypes.LEAST_NORMAL[both.dtype.name]:
+                scaled, = builder.apply(REGISTRY["mul"], (builder.constant(np.asarray(both)), rest),
+                                        {}, node.site)
+                return fit(scaled, node.outputs[0], builder)
+    return None
+
+
 # -- sizes -----------------------------------------------------------------------------------------
 
 @computed_rule("size(a) + size(b) -> size(a + b)", ["add", "sub", "mul", "floordiv"],
@@ -278,8 +300,8 @@ def order_products(node: Apply, builder: Builder, facts: Facts) -> Variable | No
     return None
 
 
-CANONICAL = (fold_constants, divide_by_power_of_two, combine_sizes, compose_dimshuffles,
-             drop_shape_change, merge_reductions, reduce_fewer_axes, merge_casts,
-             transpose_operands)
+CANONICAL = (fold_constants, divide_by_power_of_two, merge_power_of_two, combine_sizes,
+             compose_dimshuffles, drop_shape_change, merge_reductions, reduce_fewer_axes,
+             merge_casts, transpose_operands)
 
 FAST_MATH = (order_products,)
