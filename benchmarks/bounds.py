@@ -6,7 +6,7 @@ For each workload the instructions one call executes are counted by kind and loo
 (``instructions.py``).  A loop of as many instructions of each kind that wait for nothing, with all
 they read and write in the first cache, takes the time they need in whatever order
 (``ports.py``).  Another loop moves as many bytes as the workload must.  The longer of the two is
-the bound of the program as compiled; the floor, of any program (``limits.py``).  Measured over
+the bound of the program as compiled; the floor, of any program.  Measured over
 bound is what waiting costs: for results, for memory beyond the first cache, for other threads.
 """
 
@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import json
 import platform
+import timeit
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -118,8 +119,8 @@ def loops_of(found: dict[str, Counter[str]], ports: port_model.Ports) -> list[Lo
 
 
 def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
-            machine: dict[int, limits.Limits], peers: dict[tuple[str, int], tuple[str, float]],
-            notes: list[str]) -> tuple[list[Bound], list[Loop]]:
+            exponentials: dict[str, Exponential],
+            peers: dict[tuple[str, int], tuple[str, float]], notes: list[str]) -> tuple[list[Bound], list[Loop]]:
     """Return a workload's rows, and its loops."""
     subject = Subject(OURS)
     subject.setup(workload.name, False)
@@ -141,7 +142,8 @@ def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
         moved = limits.seconds_to_move(read, workload.cost.bytes - read, count)
         peer, seconds = peers.get((workload.name, count), ("-", float("nan")))
         rows.append(Bound(workload.name, workload.title, count, measured, once / count, moved,
-                          machine[count].floor(workload), target(workload), peer, seconds))
+                          max(moved, floor(workload, ports, exponentials) / count),
+                          target(workload), peer, seconds))
     return rows, loops
 
 
@@ -163,22 +165,46 @@ def best_peers(path: Path | None) -> dict[tuple[str, int], tuple[str, float]]:
             for row in rows if row.best_peer}
 
 
-def check(ports: port_model.Ports) -> str:
-    """Return how the bound of a loop that is known fares: the shortest exponential, in L1."""
-    lanes = limits.vector_bytes() // 4
-    text = compile_module(limits.exp_text("float", lanes),
-                          LlvmOptions(speed_level=3, keep_text=True))[1]["assembly"]
+@dataclass(frozen=True, slots=True)
+class Exponential:
+    """The shortest exponential there is (see ``limits.py``), for an element of an array in L1.
+
+    Attributes
+    ----------
+    bound, measured : float
+        Seconds its instructions need, and seconds it takes.
+    """
+
+    bound: float
+    measured: float
+
+
+def exponential(dtype: str, ports: port_model.Ports) -> Exponential:
+    """Measure the shortest exponential: it is part of floors, and shows what a bound is worth."""
+    kind = {"float32": "float", "float64": "double"}[dtype]
+    code, notes = compile_module(
+        limits.exp_text(kind, limits.vector_bytes() // np.dtype(dtype).itemsize),
+        LlvmOptions(speed_level=3, keep_text=True))
+    text = notes["assembly"]
     blocks = parse(text)
     runs = np.zeros(len(blocks) + 1, np.int64)
-    library = link(counted(text, runs.ctypes.data), {}, ["exp"])
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(library["exp"])
-    given, out = np.ones((2, limits.ARRAY), np.float32)
-    call(given.ctypes.data, out.ctypes.data, None, 1, limits.ARRAY)
-    loops = loops_of(by_loop(blocks, runs[:-1]), ports)
-    measured = limits.ARRAY / limits.measure(1).exps["float32"]
-    return (f"Check: the shortest exponential of {limits.ARRAY} elements takes "
-            f"{report.readable(measured)}, its bound is "
-            f"{report.readable(sum(loop.mix for loop in loops))}.")
+    given, out = np.ones((2, limits.ARRAY), dtype)
+    with_counters = link(counted(text, runs.ctypes.data), {}, ["exp"])
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
+    given_to = (given.ctypes.data, out.ctypes.data, None)
+    signature(with_counters["exp"])(*given_to, 1, limits.ARRAY)
+    bound = sum(loop.mix for loop in loops_of(by_loop(blocks, runs[:-1]), ports))
+    library = link(code, {}, ["exp"])
+    call = timeit.Timer(lambda: signature(library["exp"])(*given_to, 100, limits.ARRAY))
+    return Exponential(bound / limits.ARRAY, min(call.repeat(30, 1)) / 100 / limits.ARRAY)
+
+
+def floor(workload: Workload, ports: port_model.Ports, exponentials: dict[str, Exponential]
+          ) -> float:
+    """Return the seconds any program needs on one thread, whatever its bytes."""
+    lanes = limits.vector_bytes() // np.dtype(workload.dtype).itemsize
+    return max(workload.cost.flops / (2 * lanes) * ports.alone["multiply"],
+               workload.cost.exps * exponentials[workload.dtype].bound)
 
 
 def bounds_table(rows: Sequence[Bound]) -> str:
@@ -247,18 +273,22 @@ def main(arguments: list[str] | None = None) -> None:
     found = sorted(report.RESULTS.glob("speed-2*.json"))
     speed = options.speed or (found[-1] if found else None)
     ports, peers, notes = port_model.measure(), best_peers(speed), []
-    machine = {count: limits.measure(count) for count in threads}
+    exponentials = {dtype: exponential(dtype, ports) for dtype in ("float32", "float64")}
     rows: list[Bound] = []
     loops: dict[str, list[Loop]] = {}
     for workload in tqdm(select(options.workloads), unit="workload"):
-        own, loops[workload.name] = measure(workload, threads, ports, machine, peers, notes)
+        own, loops[workload.name] = measure(workload, threads, ports, exponentials, peers, notes)
         rows += own
     text = "\n\n".join([
-        "# Bounds", report.machine({}), check(ports), bounds_table(rows),
+        "# Bounds", report.machine({}), bounds_table(rows),
         "Ours: the fastest call. Instructions: those of one call, waiting for nothing, on as many "
-        "threads. Memory: a loop that only moves the bytes. Floor: any program. Bound: the longest "
-        "of the three. Allows: the peer's time over it"
+        "threads. Memory: a loop that only moves the bytes. Floor: any program, by its bytes, "
+        "multiply-adds and exponentials. Bound: the longest of the three. Allows: the peer's time "
+        "over it"
         + (f"; peers from `{speed.name}`." if speed else "."),
+        "A known loop: the shortest exponential of an array in L1, in float32 and float64, takes "
+        + ", ".join(f"{e.measured * 1e9:.3g} ns, its bound {e.bound * 1e9:.3g} ns an element"
+                    for e in exponentials.values()) + ".",
         loops_table(loops, ports.clock),
         "Bound: the same instructions, independent, measured. By pairs: what the table below says. "
         "Busiest: share of the bound that the kind alone takes.",
