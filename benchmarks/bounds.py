@@ -118,9 +118,13 @@ def loops_of(found: dict[str, Counter[str]], ports: port_model.Ports) -> list[Lo
     return sorted(loops, key=lambda loop: -loop.mix)
 
 
+Peers = dict[tuple[str, int], tuple[str, float]]
+"""The fastest peer and its seconds, by workload and threads."""
+
+
 def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
-            exponentials: dict[str, Exponential],
-            peers: dict[tuple[str, int], tuple[str, float]], notes: list[str]) -> tuple[list[Bound], list[Loop]]:
+            exponentials: dict[str, Exponential], peers: Peers, notes: list[str]
+            ) -> tuple[list[Bound], list[Loop]]:
     """Return a workload's rows, and its loops."""
     subject = Subject(OURS)
     subject.setup(workload.name, False)
@@ -131,14 +135,14 @@ def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
         loops = []
     once = sum(loop.mix for loop in loops) or float("nan")
     unknown = sum(loop.kinds.get("unknown", 0) for loop in loops)
-    if unknown:
+    if unknown > 1e-3 * sum(sum(loop.kinds.values()) for loop in loops):
         notes.append(f"{workload.name}: {unknown} instructions of a kind not known count as the "
                      "cheapest ones")
     read = min(workload.cost.bytes, sum(array.nbytes for array in workload.data().values()))
     rows = []
     for count in threads:
         tx.set_num_threads(count)
-        measured = min(subject.time(0.5, 20))
+        measured = min(subject.time(0.3, 20))
         moved = limits.seconds_to_move(read, workload.cost.bytes - read, count)
         peer, seconds = peers.get((workload.name, count), ("-", float("nan")))
         rows.append(Bound(workload.name, workload.title, count, measured, once / count, moved,
@@ -155,8 +159,8 @@ def target(workload: Workload) -> float:
     return 1.5 if max(sizes) <= 128 and len(set(sizes)) == 1 else 1.0
 
 
-def best_peers(path: Path | None) -> dict[tuple[str, int], tuple[str, float]]:
-    """Return the fastest peer and its seconds, by workload and threads, of a run of ``run.py``."""
+def best_peers(path: Path | None) -> Peers:
+    """Return the fastest peers of a run of ``run.py``."""
     if path is None:
         return {}
     rows = (report.Row(**{name: row[name] for name in ("workload", "title", "threads", "seconds")})
@@ -227,14 +231,17 @@ def _over(first: float, second: float) -> float:
     return first / second if second else float("inf")
 
 
+def shown(loops: Sequence[Loop]) -> list[Loop]:
+    """Return the loops that make up more than a twentieth of a bound."""
+    total = sum(loop.mix for loop in loops)
+    return [loop for loop in loops if loop.mix > 0.05 * total]
+
+
 def loops_table(loops: dict[str, list[Loop]], clock: float) -> str:
     """Return where each workload's instructions are, and which kinds are the busiest."""
     rows = []
     for workload, found in loops.items():
-        total = sum(loop.mix for loop in found)
-        for loop in found:
-            if loop.mix < 0.05 * total:
-                continue
+        for loop in shown(found):
             busiest = sorted(loop.parts.items(), key=lambda item: -item[1])[:4]
             rows.append([
                 workload, f"`{loop.name}`", f"{sum(loop.kinds.values()) / 1e6:.3g}",
@@ -274,9 +281,11 @@ def main(arguments: list[str] | None = None) -> None:
     speed = options.speed or (found[-1] if found else None)
     ports, peers, notes = port_model.measure(), best_peers(speed), []
     exponentials = {dtype: exponential(dtype, ports) for dtype in ("float32", "float64")}
+    # What moves no array to speak of is all overhead: nothing here bounds it.
+    chosen = [workload for workload in select(options.workloads) if workload.cost.bytes]
     rows: list[Bound] = []
     loops: dict[str, list[Loop]] = {}
-    for workload in tqdm(select(options.workloads), unit="workload"):
+    for workload in tqdm(chosen, unit="workload"):
         own, loops[workload.name] = measure(workload, threads, ports, exponentials, peers, notes)
         rows += own
     text = "\n\n".join([
@@ -297,7 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
         "\n".join(f"- {note}" for note in notes)])
     report.write(options.output, "bounds", text.rstrip(), {
         "rows": [{**asdict(row), "least": row.least} for row in rows],
-        "loops": {name: [asdict(loop) for loop in found] for name, found in loops.items()},
+        "loops": {name: [asdict(loop) for loop in shown(found)] for name, found in loops.items()},
         "ports": {"clock": ports.clock, "alone": ports.alone}, "notes": notes})
     print(text)
 

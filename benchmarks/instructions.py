@@ -161,11 +161,11 @@ def counted(text: str, counters: int) -> bytes:
     return assemble("\n".join(f'module asm "{line}"' for line in quoted))
 
 
-def assemble(text: str) -> bytes:
+def assemble(text: str, options: LlvmOptions = LlvmOptions(speed_level=1)) -> bytes:
     """Return object code of LLVM IR that holds assembly."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmparser()
-    code, _ = compile_module(text, LlvmOptions(speed_level=1))
+    code, _ = compile_module(text, options)
     return code
 
 

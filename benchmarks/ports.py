@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,8 @@ FORMS = {
     "integer": "vpaddd {b}, {a}, {d}", "convert": "vcvtdq2ps {b}, {d}",
     "shuffle": "vshufps $$27, {b}, {a}, {d}", "permute": "vinsertf128 $$1, {h}, {a}, {d}",
     "divide ps": "vdivps {b}, {a}, {d}", "divide pd": "vdivpd {b}, {a}, {d}",
-    "divide ss": "vdivss {x}, %xmm0, {dx}",
-    "root ps": "vsqrtps {b}, {d}", "root pd": "vsqrtpd {b}, {d}", "root ss":
-    "vsqrtss {x}, %xmm0, {dx}",
+    "divide ss": "vdivss {x}, %xmm0, {dx}", "root ps": "vsqrtps {b}, {d}",
+    "root pd": "vsqrtpd {b}, {d}", "root ss": "vsqrtss {x}, %xmm0, {dx}",
     "load": "vmovups {m}, {d}", "store": "vmovups {a}, {s}",
     "masked store": "vmaskmovps %ymm0, %ymm1, {s}",
     "load word": "movq {m}, {g}", "store word": "movq $1, {s}",
@@ -111,11 +110,11 @@ def measure() -> Ports:
     alone = {}
     for kind in FORMS:
         count = 200 if kind[:4] not in ("divi", "root") else 20
-        alone[kind] = seconds(_body({kind: count})) / count
+        alone[kind] = seconds(body_of({kind: count}, vector_bytes())) / count
     beside = {}
     for pair in itertools.combinations(sorted(FORMS), 2):
         counts = {kind: max(1, round(CYCLES * cycle / alone[kind])) for kind in pair}
-        taken = seconds(_body(counts))
+        taken = seconds(body_of(counts, vector_bytes()))
         low, high = sorted(count * alone[kind] for kind, count in counts.items())
         # The inequality of ``least``, read the other way round, for counts that are not balanced.
         beside[pair] = min(2.0, max(1.0, 1 + (taken - low) / high))
@@ -129,12 +128,14 @@ def mix_seconds(mix: Mapping[str, float]) -> float:
     """
     scale = BODY / sum(mix.values())
     counts = {kind: int(count * scale) for kind, count in mix.items() if count * scale >= 1}
-    return min(seconds(_body(counts, seed)) for seed in (None, 1, 2)) / scale
+    return min(seconds(body_of(counts, vector_bytes(), seed)) for seed in (None, 1, 2)) / scale
 
 
 def seconds(body: Sequence[str]) -> float:
     """Return the least seconds of one run of a loop's body."""
-    call, memory = _loop(body), np.full(4096 + 64, 0x3F, np.uint8)
+    library = link(assemble(loop_text(body, vector_bytes())), {}, ["mix"])
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library["mix"])
+    memory = np.full(4096 + 64, 0x3F, np.uint8)
     start = memory.ctypes.data + -memory.ctypes.data % 64
     count, best = 1, 0.0
     while True:
@@ -151,15 +152,14 @@ def seconds(body: Sequence[str]) -> float:
     return best / count
 
 
-def _body(counts: Mapping[str, int], seed: int | None = None) -> list[str]:
-    """Return instructions, each kind spread evenly, or in random order."""
+def body_of(counts: Mapping[str, int], width: int, seed: int | None = None) -> list[str]:
+    """Return instructions on vectors of ``width`` bytes, each kind spread evenly, or shuffled."""
     places = [((k + 0.5) / count, kind) for kind, count in sorted(counts.items())
               for k in range(count)]
     if seed is None:
         places.sort()
     else:
         random.Random(seed).shuffle(places)
-    width = vector_bytes()
     letter, half = {32: "yx", 64: "zy"}[width]
     names = {"a": f"%{letter}mm0", "b": f"%{letter}mm1", "h": f"%{half}mm1", "x": "%xmm1"}
     lines = []
@@ -178,18 +178,15 @@ def _body(counts: Mapping[str, int], seed: int | None = None) -> list[str]:
     return lines
 
 
-def _loop(body: Sequence[str]) -> Callable[[int, int], None]:
-    """Return a function of memory and repetitions that runs instructions over and over."""
-    letter = {32: "y", 64: "z"}[vector_bytes()]
+def loop_text(body: Sequence[str], width: int) -> str:
+    """Return IR of a function of memory and repetitions that runs instructions over and over."""
+    letter = {32: "y", 64: "z"}[width]
     lines = [f"vmovups ($1), %{letter}mm0", f"vmovups ($1), %{letter}mm1", "1:", *body,
              "decq $0", "jne 1b", "vzeroupper"]
     used = ",".join([*(f"~{{xmm{k}}}" for k in range(16)), "~{memory}", "~{flags}",
                      *(f"~{{{register[1:]}}}" for register in GENERAL)])
     text = "\\0A".join(lines)
-    library = link(assemble(f"""define void @mix(ptr %memory, i64 %n) {{
+    return f"""define void @mix(ptr %memory, i64 %n) {{
   %left = call i64 asm sideeffect "{text}", "=&r,r,0,{used}"(ptr %memory, i64 %n)
   ret void
-}}"""), {}, ["mix"])
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library["mix"])
-    call.library = library
-    return call
+}}"""

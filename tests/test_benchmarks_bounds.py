@@ -12,7 +12,7 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.target.llvm import vector_unit
+from tetractys.compiler.target.llvm import LlvmOptions, vector_unit
 from tetractys.runtime.cpu_jit import IS_X86
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -153,6 +153,18 @@ def test_instructions_of_a_call_are_counted(load):
         found = sum(load("instructions").executed(function, [given]).values(), Counter())
         lanes = vector_unit("", "", "").vector_bytes // 4
         assert found["root ps"] + found["root ps+load"] == length // lanes
+
+
+@pytest.mark.skipif(not IS_X86, reason="assembles x86-64 with the host's own assembler")
+@pytest.mark.parametrize("cpu, width", [("haswell", 32), ("skylake-avx512", 64)])
+def test_every_kind_has_an_instruction_for_each_width(load, cpu, width):
+    ports = load("ports")
+    kinds = {kind: 2 for kind in ports.FORMS} | {
+        f"{kind}+load": 2 for kind in ("multiply", "permute", "divide ss", "scalar", "root pd")}
+    lines = ports.body_of(kinds, width)
+    assert len(lines) == 2 * len(kinds) and any("zmm" in line for line in lines) == (width == 64)
+    assert load("instructions").assemble(
+        ports.loop_text(lines, width), LlvmOptions(cpu=cpu, speed_level=1))
 
 
 @needs_avx2
