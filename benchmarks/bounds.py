@@ -79,8 +79,9 @@ class Bound:
     threads : int
     measured : float
         Seconds of our fastest call.
-    instructions, memory : float
-        Seconds that instructions and bytes need; NaN for those of a BLAS.
+    instructions, pairs, memory : float
+        Seconds that instructions need, as measured and by pairs of kinds, and bytes; NaN for
+        those of a BLAS.
     floor : float
         Seconds that any program needs.
     target : float
@@ -94,6 +95,7 @@ class Bound:
     threads: int
     measured: float
     instructions: float
+    pairs: float
     memory: float
     floor: float
     target: float
@@ -133,7 +135,8 @@ def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
     except ValueError as reason:
         notes.append(f"{workload.name} {reason}, whose instructions are not counted")
         loops = []
-    once = sum(loop.mix for loop in loops) or float("nan")
+    once = sum(loop.mix for loop in loops) if loops else float("nan")
+    pairs = sum(loop.pairs for loop in loops) if loops else float("nan")
     unknown = sum(loop.kinds.get("unknown", 0) for loop in loops)
     if unknown > 1e-3 * sum(sum(loop.kinds.values()) for loop in loops):
         notes.append(f"{workload.name}: {unknown} instructions of a kind not known count as the "
@@ -145,8 +148,8 @@ def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
         measured = min(subject.time(0.3, 20))
         moved = limits.seconds_to_move(read, workload.cost.bytes - read, count)
         peer, seconds = peers.get((workload.name, count), ("-", float("nan")))
-        rows.append(Bound(workload.name, workload.title, count, measured, once / count, moved,
-                          max(moved, floor(workload, ports, exponentials) / count),
+        rows.append(Bound(workload.name, workload.title, count, measured, once / count,
+                          pairs / count, moved, max(moved, floor(workload, ports, exponentials) / count),
                           target(workload), peer, seconds))
     return rows, loops
 
@@ -215,10 +218,11 @@ def bounds_table(rows: Sequence[Bound]) -> str:
     """Return the table of all rows."""
     readable = report.readable
     return report.markdown(
-        ["workload", "threads", "ours", "instructions", "memory", "floor", "ours / bound",
+        ["workload", "threads", "ours", "instructions", "by pairs", "memory", "floor", "ours / bound",
          "best peer", "its time", "ratio", "target", "bound allows", "floor allows"],
         ([row.title, str(row.threads), readable(row.measured),
-          readable(row.instructions) if row.instructions == row.instructions else "-",
+          *("-" if np.isnan(value) else readable(value)
+            for value in (row.instructions, row.pairs)),
           readable(row.memory), readable(row.floor),
           f"{row.measured / row.least:.2f}" if row.least else "-",
           row.peer, readable(row.peer_seconds) if row.peer != "-" else "-",
