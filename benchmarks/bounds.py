@@ -148,9 +148,9 @@ def measure(workload: Workload, threads: Sequence[int], ports: port_model.Ports,
         measured = min(subject.time(0.3, 20))
         moved = limits.seconds_to_move(read, workload.cost.bytes - read, count)
         peer, seconds = peers.get((workload.name, count), ("-", float("nan")))
+        least = max(moved, floor(workload, ports, exponentials) / count)
         rows.append(Bound(workload.name, workload.title, count, measured, once / count,
-                          pairs / count, moved, max(moved, floor(workload, ports, exponentials) / count),
-                          target(workload), peer, seconds))
+                          pairs / count, moved, least, target(workload), peer, seconds))
     return rows, loops
 
 
