@@ -4,8 +4,7 @@
 
 For each workload the instructions one call executes are counted by kind and loop
 (``instructions.py``).  A loop of as many instructions of each kind that wait for nothing, with all
-they read and write in the first cache, takes the time they need in whatever order
-(``ports.py``).  Another loop moves as many bytes as the workload must.  The longer of the two is
+they read and write in the first cache, takes the time they need (``ports.py``).  Another loop moves as many bytes as the workload must.  The longer of the two is
 the bound of the program as compiled; the floor, of any program.  Measured over
 bound is what waiting costs: for results, for memory beyond the first cache, for other threads.
 """
@@ -218,8 +217,8 @@ def bounds_table(rows: Sequence[Bound]) -> str:
     """Return the table of all rows."""
     readable = report.readable
     return report.markdown(
-        ["workload", "threads", "ours", "instructions", "by pairs", "memory", "floor", "ours / bound",
-         "best peer", "its time", "ratio", "target", "bound allows", "floor allows"],
+        ["workload", "threads", "ours", "instructions", "by pairs", "memory", "floor",
+         "ours / bound", "best peer", "its time", "ratio", "target", "bound allows", "floor allows"],
         ([row.title, str(row.threads), readable(row.measured),
           *("-" if np.isnan(value) else readable(value)
             for value in (row.instructions, row.pairs)),

@@ -130,7 +130,8 @@ def mix_seconds(mix: Mapping[str, float]) -> float:
     """
     scale = BODY / sum(mix.values())
     counts = {kind: int(count * scale) for kind, count in mix.items() if count * scale >= 1}
-    return min(seconds(body_of(counts, vector_bytes(), seed)) for seed in (None, 1, 2, 3, 4)) / scale
+    width = vector_bytes()
+    return min(seconds(body_of(counts, width, seed)) for seed in (None, 1, 2, 3, 4)) / scale
 
 
 def seconds(body: Sequence[str]) -> float:
