@@ -4,9 +4,10 @@
 
 For each workload the instructions one call executes are counted by kind and loop
 (``instructions.py``).  A loop of as many instructions of each kind that wait for nothing, with all
-they read and write in the first cache, takes the time they need (``ports.py``).  Another loop moves as many bytes as the workload must.  The longer of the two is
-the bound of the program as compiled; the floor, of any program.  Measured over
-bound is what waiting costs: for results, for memory beyond the first cache, for other threads.
+they read and write in the first cache, takes the time they need (``ports.py``).  Another loop
+moves as many bytes as the workload must.  The longer of the two is the bound of the program as
+compiled; the floor, of any program.  Measured over bound is what waiting costs: for results, for
+memory beyond the first cache, for other threads.
 """
 
 from __future__ import annotations
