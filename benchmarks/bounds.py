@@ -219,7 +219,8 @@ def bounds_table(rows: Sequence[Bound]) -> str:
     readable = report.readable
     return report.markdown(
         ["workload", "threads", "ours", "instructions", "by pairs", "memory", "floor",
-         "ours / bound", "best peer", "its time", "ratio", "target", "bound allows", "floor allows"],
+         "ours / bound", "best peer", "its time", "ratio", "target", "bound allows",
+         "floor allows"],
         ([row.title, str(row.threads), readable(row.measured),
           *("-" if np.isnan(value) else readable(value)
             for value in (row.instructions, row.pairs)),
