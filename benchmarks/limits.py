@@ -84,7 +84,7 @@ class Limits:
 def measure(threads: int) -> Limits:
     """Measure the limits with this number of threads."""
     names = {"float": "float32", "double": "float64"}
-    width = _vector_bytes()
+    width = vector_bytes()
     flops, exps = {}, {}
     for kind, dtype in names.items():
         lanes = width // np.dtype(dtype).itemsize
@@ -95,7 +95,7 @@ def measure(threads: int) -> Limits:
 
 
 def _exp_rate(threads: int, kind: str, dtype: str, lanes: int) -> float:
-    loop = _function(_exp_text(kind, lanes), "exp")
+    loop = _function(exp_text(kind, lanes), "exp")
     given = np.linspace(-80, 80, ARRAY).astype(dtype)
     outs = np.empty((threads, ARRAY), dtype)
     rate = _rate(threads, lambda thread, n: loop(
@@ -155,17 +155,41 @@ def _bandwidths(threads: int, width: int) -> list[tuple[int, float]]:
         best = 0.0
         for loop, count in loops:
             elements = total // threads // (4 * count) // 64 * 64
-            arrays = [_apart(elements, count) for _ in range(threads)]
-
-            def run(thread: int, n: int, loop: Loop = loop, elements: int = elements,
-                    arrays: list[list[np.ndarray]] = arrays) -> None:
-                pointers = [array.ctypes.data for array in arrays[thread]]
-                loop(*pointers, *[None] * (3 - len(pointers)), n, elements)
-
-            best = max(best, _rate(threads, run) * elements * 4 * count)
+            best = max(best, _array_rate(threads, loop, count, elements) * elements * 4 * count)
         size = 1 << 62 if is_last else capacity * (1 if is_shared else threads)
         levels.append((size, best))
     return levels
+
+
+def seconds_to_move(read: float, written: float, threads: int) -> float:
+    """Return the seconds in which so many bytes can be read once and as many others written.
+
+    The loop, with ordinary or non-temporal stores, whose share of writing is nearest: a sum, a
+    triad or a copy over as many bytes in all.  It runs again and again, so that data which fit a
+    cache lie there.
+    """
+    lanes, total = vector_bytes() // 4, read + written
+    share = written / total if total else 0.0
+    if share < 1 / 6:
+        loops, count = [_function(_sum_text(lanes), "sum")], 1
+    else:
+        name, text, count = ("triad", _triad_text, 3) if share < 5 / 12 else ("copy", _copy_text, 2)
+        loops = [_function(text(lanes, hint), name) for hint in ("", ", !nontemporal !0")]
+    elements = int(total / threads) // (4 * count) // 64 * 64
+    if not elements:
+        return 0.0
+    return min(threads / _array_rate(threads, loop, count, elements) for loop in loops)
+
+
+def _array_rate(threads: int, loop: Loop, count: int, elements: int) -> float:
+    """Return how often a loop over arrays runs a second, over all threads."""
+    arrays = [_apart(elements, count) for _ in range(threads)]
+
+    def run(thread: int, n: int) -> None:
+        pointers = [array.ctypes.data for array in arrays[thread]]
+        loop(*pointers, *[None] * (3 - count), n, elements)
+
+    return _rate(threads, run)
 
 
 def _apart(elements: int, count: int) -> list[np.ndarray]:
@@ -193,7 +217,7 @@ def _caches() -> list[tuple[int, bool]]:
     return found
 
 
-def _vector_bytes() -> int:
+def vector_bytes() -> int:
     features = describe_host()
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
@@ -266,6 +290,14 @@ def _triad_text(lanes: int, hint: str) -> str:
   store {vector} %sum, ptr %pa, align {4 * lanes}{hint}""", lanes) + "!0 = !{i32 1}\n"
 
 
+def _copy_text(lanes: int, hint: str) -> str:
+    vector = f"<{lanes} x float>"
+    return _array_loop("copy", f"""  %pa = getelementptr inbounds float, ptr %a, i64 %j
+  %pb = getelementptr inbounds float, ptr %b, i64 %j
+  %vb = load {vector}, ptr %pb, align 4
+  store {vector} %vb, ptr %pa, align {4 * lanes}{hint}""", lanes) + "!0 = !{i32 1}\n"
+
+
 def _sum_text(lanes: int) -> str:
     """Return IR with eight running sums, which hide the latency of an addition."""
     vector, ways = f"<{lanes} x float>", range(8)
@@ -281,7 +313,7 @@ def _sum_text(lanes: int) -> str:
         "entry:\n", f"entry:\n  %sink = alloca {vector}\n")
 
 
-def _exp_text(kind: str, lanes: int) -> str:
+def exp_text(kind: str, lanes: int) -> str:
     """Return IR that stores, n times over, exp(a) in b."""
     bits, vector = _bits(kind), f"<{lanes} x {kind}>"
     integers = f"<{lanes} x i{bits}>"
@@ -347,5 +379,5 @@ def _declare(name: str, kind: str, lanes: int, arity: int) -> str:
 
 def describe_cpu() -> str:
     """Return the processor's name as LLVM knows it, with the width of its vectors."""
-    return f"{describe_host().split()[2]}, {8 * _vector_bytes()}-bit vectors, " \
+    return f"{describe_host().split()[2]}, {8 * vector_bytes()}-bit vectors, " \
            f"{os.cpu_count()} CPUs"
