@@ -59,6 +59,39 @@ def test_defaults_stay_fast(stays_fast):
     np.testing.assert_array_equal(f(), -2 * np.ones(5))
 
 
+def test_converted_arguments_go_back_to_compiled_code(monkeypatch):
+    """Views, lists and narrower dtypes cost their conversion, not a call in Python."""
+    x, y = T.dmatrices("x", "y")
+    f = tx.function([x, tx.In(y, value=np.ones((2, 3)))], T.dot(x, y.T) + 1)
+    plain = np.arange(6.0).reshape(2, 3)
+    want = f(plain, plain)
+
+    def refuse(*args):
+        raise AssertionError("a call in Python")
+
+    monkeypatch.setattr(type(f), "_run", refuse, raising=False)
+    wide = np.repeat(plain, 2, axis=1)[:, ::2]
+    out = np.empty((2, 2))
+    for first, second in ((wide, plain), (plain, plain.tolist()), (np.asfortranarray(plain), wide),
+                          (plain.astype("float32"), plain), (plain.astype(">f8"), plain)):
+        np.testing.assert_array_equal(f(first, second), want)
+        np.testing.assert_array_equal(f(first, y=second), want)
+        assert f(first, second, out=out) is out
+        np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(f(wide), plain @ np.ones((3, 2)) + 1)
+    with pytest.raises(AssertionError, match="a call in Python"):
+        f(wide[:1], plain)  # another size
+
+
+def test_converted_arguments_of_other_sizes_get_a_variant():
+    x = T.dmatrix("x")
+    f = tx.function([x], x.sum(axis=0), profile=True)
+    for columns in (3, 4, 3, 5):
+        view = np.ones((columns, 2)).T
+        np.testing.assert_array_equal(f(view), 2 * np.ones(columns))
+    assert len(f.variants) == 2 and f.profile.calls == 3
+
+
 def test_dicts_and_lists_stay_fast(stays_fast):
     x = T.dvector("x")
     f = stays_fast(tx.function([x], {"a": x + 1, "b": x.sum()}), vector())
@@ -79,12 +112,13 @@ def test_two_signatures_in_turn_stay_fast(stays_fast):
         np.testing.assert_array_equal(f(np.ones(shape), np.ones(shape)), shape[0] * shape[1] + 1)
 
 
-def test_the_variant_for_fixed_sizes_keeps_serving_them():
+def test_the_variant_for_fixed_sizes_keeps_serving_them(monkeypatch):
     x = T.dvector("x")
     f = tx.function([x], 2 * x)
     for n in (4, 7, 4):
         f(vector(n))
     first, second = f.variants
+    monkeypatch.setattr(f, "_compiled", None)  # lists are served in Python, where it can be seen
     served = []
     for variant in f.variants:
         run = variant.executable.run
