@@ -101,6 +101,57 @@ def test_dicts_and_lists_stay_fast(stays_fast):
     assert stays_fast(tx.function([x], {}, on_unused_input="ignore"), vector())(vector()) == {}
 
 
+def test_sizes_that_are_values_stay_fast(stays_fast):
+    x, n = T.dvector("x"), T.lscalar("n")
+    f = stays_fast(tx.function([x, n], [x[:n] * 1, T.arange(n), T.zeros((n + 20, 2))]), vector(), 3)
+    for count in (3, 0, 5, 9, -2):
+        first, numbers, zeros = f(vector(), count)
+        np.testing.assert_array_equal(first, vector()[:count])
+        np.testing.assert_array_equal(numbers, np.arange(count))
+        assert zeros.shape == (count + 20, 2) and not zeros.any()
+
+
+def test_minibatches_stay_fast(stays_fast):
+    """Theano's way to hand over a batch: its number."""
+    rows = np.arange(60.0).reshape(30, 2)
+    data, total = tx.shared(rows, name="data"), tx.shared(np.zeros(2), name="total")
+    x, k = T.dmatrix("x"), T.lscalar("k")
+    f = stays_fast(tx.function([k], x.sum(), updates={total: total + x.sum(axis=0)},
+                               givens={x: data[k * 8:(k + 1) * 8]}), 0)
+    sums = [float(f(number)) for number in range(1, 5)]
+    assert sums == [rows[8 * k:8 * k + 8].sum() for k in range(1, 5)]
+    np.testing.assert_array_equal(total.get_value(), rows.sum(axis=0))
+
+
+def test_a_size_may_be_a_shared_variable_that_the_call_changes(stays_fast):
+    x, n = T.dvector("x"), tx.shared(np.int64(1), name="n")
+    f = stays_fast(tx.function([x], x[:n].sum(), updates={n: n + 1}), vector(9))
+    assert [float(f(vector(9))) for _ in range(4)] == [1, 3, 6, 10]
+    assert n.get_value() == 6
+
+
+def test_sizes_that_are_wrong_raise_what_python_raises():
+    """Compiled code hands over to the careful path, whatever the size."""
+    n, m = T.lscalars("n", "m")
+    f = tx.function([n, m], T.zeros((n, m)))
+    assert f(2, 3).shape == (2, 3)
+    for sizes in ((-1, 2), (-2, -2), (-2, -3)):
+        with pytest.raises(tx.ShapeError, match="must not be negative"):
+            f(*sizes)
+    for sizes in ((2 ** 32, 2 ** 32), (2 ** 40, 2 ** 20), (2 ** 62, 1)):
+        with pytest.raises(MemoryError):
+            f(*sizes)
+
+
+def test_long_prologues_are_left_to_the_careful_path():
+    """They would hold the GIL."""
+    x = T.lvector("x")
+    f = tx.function([x], T.arange(T.exp(x / 1e6).sum().astype("int64")))
+    for scale in (1, 2):
+        long = np.full(400_000 * scale, 3)
+        assert f(long).shape == (int(np.exp(long / 1e6).sum()),)
+
+
 def test_two_signatures_in_turn_stay_fast(stays_fast):
     x, y = T.dmatrices("x", "y")
     f = tx.function([x, y], x.sum() + y)
