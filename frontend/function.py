@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +90,7 @@ class Function:
         self._takes_out = all(argument.name != "out" for argument in self._arguments)
         self._trust_input = False
         self._converter: Converter | None = None  # known when a device is first used
+        self._compiled: Callable[..., Any] | None = None
         self._storages = [v.storage for v in self.signature.shared]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,6 +115,10 @@ class Function:
             self._converter = converter_for(self.options.device)
         arrays = convert_arguments(self.name, self._arguments, self._policies,
                                    *self._with_defaults(args, kwargs), self._converter)
+        if self._compiled is not None and (kwargs or any(map(is_not, arrays, args))):
+            # They are what compiled code takes now; if not for their sizes, they come back as they
+            # are.
+            return self._compiled(*arrays) if out is None else self._compiled(*arrays, out=out)
         return self._run(arrays, out)
 
     def _run(self, arrays: list[np.ndarray], out: Any = None) -> Any:
@@ -255,11 +261,13 @@ class Function:
     def _enter(self) -> None:
         """Make ``__call__`` the chain of the variants' entries, which ends in the careful path."""
         from .runtime.cpu_entry import make_entry
-        entry: Any = self._dispatch
+        careful = self._dispatch
+        entry: Any = careful
         defaults = [self._default(*pair) for pair in zip(self._specs, self._arguments)]
         ordered = self._ordered() if self.options.device == "cpu" else []
         for variant in reversed(ordered):
-            entry = make_entry(variant.executable, self._dispatch, entry, defaults)
+            entry = make_entry(variant.executable, careful, entry, defaults)
+        self._compiled = None if entry is careful else entry
         if self._counts_calls:
             entry = staticmethod(self.profile.counted(entry))
         type(self).__call__ = entry

@@ -23,6 +23,7 @@ from . import cpu_entry_text as layout
 from . import cpu_blocks, cpu_poll
 from .call import Executable
 from .convert import Policy
+from .cpu_entry_sizes import prologue_words
 from .cpu_jit import HAS_GIL, Library, assemble, link, loading, python_functions
 from .dtypes import numpy_dtype
 
@@ -52,6 +53,7 @@ class _Descriptor(np.ndarray):
 
 
 _loaded: list[tuple[Library, _MethodDef, object] | None] = []
+_definitions: list[_MethodDef] = []  # for ever: Python reads them even while it deletes a function
 
 
 def make_entry(executable: Executable, slow: Callable[..., object] | None = None,
@@ -74,8 +76,8 @@ def make_entry(executable: Executable, slow: Callable[..., object] | None = None
     Returns
     -------
     callable
-        ``following`` or ``slow`` itself when the executable has no fast path: it has a prologue or
-        replaces shared storage, or this Python offers none.
+        ``following`` or ``slow`` itself when the executable has no fast path: it replaces shared
+        storage, its prologue is long, or this Python offers none.
     """
     slow = executable.call if slow is None else slow
     following = slow if following is None else following
@@ -121,16 +123,17 @@ def _descriptor_words(executable: Executable, names: Sequence[str | None],
                       defaults: Sequence[np.ndarray | None]) -> list[int] | None:
     """Return the descriptor, or None when the executable needs the slow path."""
     artifact = executable.artifact
-    rows = _argument_rows(executable)
+    rows, prologue = _argument_rows(executable), prologue_words(executable)
     constants = [array.ctypes.data for array in executable.constants]
     result_count = 1 + sum(output.rank for output in artifact.outputs)
     outputs = [word for output, cell in zip(artifact.outputs, executable.cells)
                for word in (id(numpy_dtype(output.dtype)), output.rank,
                             numpy_dtype(output.dtype).itemsize, _address(cell))]
-    if rows is None or artifact.prologue is not None \
+    if rows is None or prologue is None \
             or any(o.shared is not None or o.rank > MAX_RANK for o in artifact.outputs) \
             or len(executable.storages) != executable.locks.count \
-            or 2 * len(rows) + 2 * len(outputs) + len(constants) + result_count > MAX_WORDS:
+            or 2 * (len(rows) + len(outputs) + len(prologue)) + len(constants) + result_count \
+            > MAX_WORDS:
         return None
     cells = [id(storage.cell) for storage in executable.storages]
     keys = executable.keys
@@ -150,9 +153,11 @@ def _descriptor_words(executable: Executable, names: Sequence[str | None],
             (layout.CELLS, cells), (layout.LOCKS, list(executable.locks.words)),
             (layout.OUTPUT_ROWS, outputs), (layout.CONSTANT_ROWS, constants),
             (layout.NAMES, map(_address, names)), (layout.DEFAULTS, map(_address, defaults)),
-            (layout.KEYS, map(id, keys or ()))):
+            (layout.KEYS, map(id, keys or ())), (layout.PROLOGUE, prologue)):
         words[start] = len(words)
         words += section
+    if not prologue:
+        words[layout.PROLOGUE] = 0
     return words
 
 
@@ -172,7 +177,8 @@ def _argument_rows(executable: Executable) -> list[int] | None:
             rows.append(axis if axis >= 0 else ~(2 * symbol + (symbol in bound)))
             if axis < 0:
                 bound.add(symbol)
-    return rows if bound == set(range(artifact.symbol_count)) else None
+    computed = 0 if artifact.prologue is None else len(artifact.prologue.outputs)
+    return rows if bound == set(range(artifact.symbol_count - computed)) else None
 
 
 def _numbers_taken(dtype: np.dtype, policy: Policy) -> tuple[int, int]:
@@ -218,8 +224,10 @@ def _load() -> tuple[Library, _MethodDef, object] | None:
     library = link([code], imports, ("tx_entry", *pointers))
     for name, value in pointers.items():
         ctypes.c_void_p.from_address(library[name]).value = value
-    return library, _MethodDef(b"tetractys_function", library["tx_entry"],
-                               _METH_FASTCALL_KEYWORDS, None), handler
+    definition = _MethodDef(b"tetractys_function", library["tx_entry"], _METH_FASTCALL_KEYWORDS,
+                            None)
+    _definitions.append(definition)
+    return library, definition, handler
 
 
 def _array_table() -> ctypes.Array | None:

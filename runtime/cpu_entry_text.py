@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from . import cpu_entry_check, cpu_locks, cpu_poll
+from . import cpu_entry_check, cpu_entry_sizes, cpu_locks, cpu_poll
 from .call import ARENA, BUSY, CAPACITY, RELEASE
 
 RELEASE_BYTES = 1 << 20
@@ -33,7 +33,7 @@ TUPLE_SIZE, TUPLE_ITEMS, LIST_ITEMS = 16, 24, 24  # a list has its size where a 
 # From ROWS on there are rows for inputs and shared; the other sections start at the words named.
 (SLOW, NEXT, CONTROL, PLAN, RUN, INPUTS, SHARED, OUTPUTS, CONSTANTS, SYMBOLS, RESULTS, STRUCTURE,
  WRITES, BORROWS, OUT_NAME, CELLS, LOCKS, OUTPUT_ROWS, CONSTANT_ROWS, NAMES, DEFAULTS, KEYS,
- ROWS) = range(23)
+ PROLOGUE, ROWS) = range(24)
 
 # A row: dtype object, its number, item size, rank, type of NumPy numbers that serve as this 0-d
 # argument (or 0), kind of Python numbers that do, axes.  An axis is a size, or the complement of
@@ -168,10 +168,24 @@ accept:
 
 checked:
   %writing = icmp ne i64 %writes, 0
-  br i1 %writing, label %aliases, label %planning
+  br i1 %writing, label %aliases, label %sizing
 aliases:
   %aliased = call i1 @overlap(ptr %pointers, ptr %extents, i64 %inputs, i64 %total)
-  br i1 %aliased, label %slow, label %planning
+  br i1 %aliased, label %slow, label %sizing
+sizing:
+  $WORD(prologue, PROLOGUE, i64)
+  %has.prologue = icmp ne i64 %prologue, 0
+  br i1 %has.prologue, label %reading, label %planning
+reading:
+  ; Shared variables that it reads do not change until the locks are taken again: the GIL is held.
+  %readable = call i64 @tx_try_acquire(ptr %locks, i64 %shared, i64 0, ptr %held)
+  %may.read = icmp ne i64 %readable, 0
+  br i1 %may.read, label %read, label %slow
+read:
+  %prologue.words = getelementptr i64, ptr %d, i64 %prologue
+  %known = call i1 @sizes(ptr %prologue.words, ptr %symbols, ptr %pointers, i64 %total)
+  call void @tx_release(ptr %locks, i64 %shared, i64 0, ptr %held)
+  br i1 %known, label %planning, label %slow
 planning:
   %verdict = call i64 %plan(ptr %symbols, ptr %results)
   %fits = icmp eq i64 %verdict, 0
@@ -523,4 +537,4 @@ def entry_text(has_blocks: bool) -> str:
         r"  %\1 = load \3, ptr %\1.word.at", cpu_entry_check.TEXT + _ENTRY)
     text = text.replace("$BLOCK_FUNCTIONS", _WITH_BLOCKS if has_blocks else _WITHOUT_BLOCKS)
     text = re.sub(r"\$([A-Z_0-9]+)", lambda match: str(_NAMES[match[1]]), text)
-    return text + cpu_locks.TEXT
+    return text + cpu_entry_sizes.sizes_text() + cpu_locks.TEXT

@@ -59,6 +59,39 @@ def test_defaults_stay_fast(stays_fast):
     np.testing.assert_array_equal(f(), -2 * np.ones(5))
 
 
+def test_converted_arguments_go_back_to_compiled_code(monkeypatch):
+    """Views, lists and narrower dtypes cost their conversion, not a call in Python."""
+    x, y = T.dmatrices("x", "y")
+    f = tx.function([x, tx.In(y, value=np.ones((2, 3)))], T.dot(x, y.T) + 1)
+    plain = np.arange(6.0).reshape(2, 3)
+    want = f(plain, plain)
+
+    def refuse(*args):
+        raise AssertionError("a call in Python")
+
+    monkeypatch.setattr(type(f), "_run", refuse, raising=False)
+    wide = np.repeat(plain, 2, axis=1)[:, ::2]
+    out = np.empty((2, 2))
+    for first, second in ((wide, plain), (plain, plain.tolist()), (np.asfortranarray(plain), wide),
+                          (plain.astype("float32"), plain), (plain.astype(">f8"), plain)):
+        np.testing.assert_array_equal(f(first, second), want)
+        np.testing.assert_array_equal(f(first, y=second), want)
+        assert f(first, second, out=out) is out
+        np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(f(wide), plain @ np.ones((3, 2)) + 1)
+    with pytest.raises(AssertionError, match="a call in Python"):
+        f(wide[:1], plain)  # another size
+
+
+def test_converted_arguments_of_other_sizes_get_a_variant():
+    x = T.dmatrix("x")
+    f = tx.function([x], x.sum(axis=0), profile=True)
+    for columns in (3, 4, 3, 5):
+        view = np.ones((columns, 2)).T
+        np.testing.assert_array_equal(f(view), 2 * np.ones(columns))
+    assert len(f.variants) == 2 and f.profile.calls == 3
+
+
 def test_dicts_and_lists_stay_fast(stays_fast):
     x = T.dvector("x")
     f = stays_fast(tx.function([x], {"a": x + 1, "b": x.sum()}), vector())
@@ -66,6 +99,57 @@ def test_dicts_and_lists_stay_fast(stays_fast):
     assert list(result) == ["a", "b"] and result["b"] == 10
     np.testing.assert_array_equal(result["a"], vector() + 1)
     assert stays_fast(tx.function([x], {}, on_unused_input="ignore"), vector())(vector()) == {}
+
+
+def test_sizes_that_are_values_stay_fast(stays_fast):
+    x, n = T.dvector("x"), T.lscalar("n")
+    f = stays_fast(tx.function([x, n], [x[:n] * 1, T.arange(n), T.zeros((n + 20, 2))]), vector(), 3)
+    for count in (3, 0, 5, 9, -2):
+        first, numbers, zeros = f(vector(), count)
+        np.testing.assert_array_equal(first, vector()[:count])
+        np.testing.assert_array_equal(numbers, np.arange(count))
+        assert zeros.shape == (count + 20, 2) and not zeros.any()
+
+
+def test_minibatches_stay_fast(stays_fast):
+    """Theano's way to hand over a batch: its number."""
+    rows = np.arange(60.0).reshape(30, 2)
+    data, total = tx.shared(rows, name="data"), tx.shared(np.zeros(2), name="total")
+    x, k = T.dmatrix("x"), T.lscalar("k")
+    f = stays_fast(tx.function([k], x.sum(), updates={total: total + x.sum(axis=0)},
+                               givens={x: data[k * 8:(k + 1) * 8]}), 0)
+    sums = [float(f(number)) for number in range(1, 5)]
+    assert sums == [rows[8 * k:8 * k + 8].sum() for k in range(1, 5)]
+    np.testing.assert_array_equal(total.get_value(), rows.sum(axis=0))
+
+
+def test_a_size_may_be_a_shared_variable_that_the_call_changes(stays_fast):
+    x, n = T.dvector("x"), tx.shared(np.int64(1), name="n")
+    f = stays_fast(tx.function([x], x[:n].sum(), updates={n: n + 1}), vector(9))
+    assert [float(f(vector(9))) for _ in range(4)] == [1, 3, 6, 10]
+    assert n.get_value() == 6
+
+
+def test_sizes_that_are_wrong_raise_what_python_raises():
+    """Compiled code hands over to the careful path, whatever the size."""
+    n, m = T.lscalars("n", "m")
+    f = tx.function([n, m], T.zeros((n, m)))
+    assert f(2, 3).shape == (2, 3)
+    for sizes in ((-1, 2), (-2, -2), (-2, -3)):
+        with pytest.raises(tx.ShapeError, match="must not be negative"):
+            f(*sizes)
+    for sizes in ((2 ** 32, 2 ** 32), (2 ** 40, 2 ** 20), (2 ** 62, 1)):
+        with pytest.raises(MemoryError):
+            f(*sizes)
+
+
+def test_long_prologues_are_left_to_the_careful_path():
+    """They would hold the GIL."""
+    x = T.lvector("x")
+    f = tx.function([x], T.arange(T.exp(x / 1e6).sum().astype("int64")))
+    for scale in (1, 2):
+        long = np.full(400_000 * scale, 3)
+        assert f(long).shape == (int(np.exp(long / 1e6).sum()),)
 
 
 def test_two_signatures_in_turn_stay_fast(stays_fast):
@@ -79,12 +163,13 @@ def test_two_signatures_in_turn_stay_fast(stays_fast):
         np.testing.assert_array_equal(f(np.ones(shape), np.ones(shape)), shape[0] * shape[1] + 1)
 
 
-def test_the_variant_for_fixed_sizes_keeps_serving_them():
+def test_the_variant_for_fixed_sizes_keeps_serving_them(monkeypatch):
     x = T.dvector("x")
     f = tx.function([x], 2 * x)
     for n in (4, 7, 4):
         f(vector(n))
     first, second = f.variants
+    monkeypatch.setattr(f, "_compiled", None)  # lists are served in Python, where it can be seen
     served = []
     for variant in f.variants:
         run = variant.executable.run

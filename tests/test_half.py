@@ -218,6 +218,19 @@ def test_batches_and_mixed_operands(name):
     np.testing.assert_allclose(got, a[0].astype("f4") @ c, rtol=1e-5, atol=1e-5)
 
 
+@half
+def test_products_of_one_function_may_have_halves_on_different_sides(name):
+    """Their micro-kernels differ in nothing else."""
+    (x, y), (v, w) = inputs_of(name, 2, 2), inputs_of("float32", 2, 2)
+    a, b = normal(name, 20, 200), normal(name, 200, 40, seed=1)
+    c, d = normal("float32", 20, 200, seed=2), normal("float32", 200, 40, seed=3)
+    f = tx.function([x, y, v, w], [T.dot(x, w), T.dot(v, y), T.dot(v, w)])
+    wide = [value.astype("f4") for value in (a, b, c, d)]
+    wants = wide[0] @ wide[3], wide[2] @ wide[1], wide[2] @ wide[3]
+    for got, want in zip(f(a, b, c, d), wants):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 # -- gradients -------------------------------------------------------------------------------------
 
 @half

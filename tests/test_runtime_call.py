@@ -1,5 +1,6 @@
 """Calls of hand-made artifacts, through the careful path and through the fast entry."""
 
+import dataclasses
 import gc
 import pickle
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from tetractys.runtime import cpu_entry
 from tetractys.runtime.artifact import Argument, Artifact, Constant, Output
-from tetractys.runtime.call import BUSY, RELEASE, Executable
+from tetractys.runtime.call import BUSY, RELEASE, RELEASE_WORK, Executable
 from tetractys.runtime.convert import Policy
 from tetractys.runtime.cpu_jit import assemble
 from tetractys.runtime.errors import (
@@ -576,8 +577,24 @@ def test_wrong_structure_offsets_turn_the_fast_path_off(name, monkeypatch):
 
 
 def test_entry_is_the_slow_callable_where_the_fast_path_cannot_serve():
-    executable = Executable(ones())
+    quick = ones()
+    long = dataclasses.replace(quick, prologue=dataclasses.replace(
+        quick.prologue, work=str(RELEASE_WORK)))
+    executable = Executable(long)
     assert cpu_entry.make_entry(executable) == executable.call
+    executable = Executable(quick)
+    assert cpu_entry.make_entry(executable) != executable.call
     seen = []
     f = cpu_entry.make_entry(Executable(affine()), slow=lambda *a, **k: seen.append((a, k)))
     assert f([1], y=2) is None and seen == [(([1],), {"y": 2})]
+
+
+def test_definitions_of_entries_outlive_what_uses_them(monkeypatch):
+    """Python reads one when its collector passes a function, and when it deletes it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_entry, "_loaded", [])
+        f = cpu_entry.make_entry(Executable(affine()))
+        definition = weakref.ref(cpu_entry._loaded[0][1])
+    del f
+    gc.collect()
+    assert definition() is not None

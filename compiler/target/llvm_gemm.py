@@ -78,7 +78,8 @@ class Tile(NamedTuple):
         """The function's name in its module."""
         marks = (f"{self.masks}masked." if self.masks else "") \
             + (f"{self.depth}deep." if self.depth > 1 else "")
-        operands = "".join(f"{kind}." for kind in (self.left, self.right) if kind)
+        operands = "".join(f"{side}.{kind}." for side, kind in (
+            ("left", self.left), ("right", self.right)) if kind)
         return f"tx.gemm.{self.dtype}.{operands}{self.rows}x{self.columns}.{marks}{self.source}"
 
 
