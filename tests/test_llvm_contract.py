@@ -18,8 +18,9 @@ from tetractys.compiler.pipeline import Options
 from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
-from tetractys.compiler.target.llvm_contract import blocking, last_panels, stack_of, tile_shape
+from tetractys.compiler.target.llvm_contract import blocking, stack_of
 from tetractys.compiler.target.llvm_machine import Machine
+from tetractys.compiler.target.llvm_tiles import last_panels, tile_shape
 from tetractys.compiler.target.llvm_transpose import transposed
 
 from test_llvm_target import both
@@ -178,6 +179,20 @@ def test_tiles_fit_the_registers(name, dtype):
             assert rows >= 1 and vectors >= 1
             # The totals, a row of B, and one element of A.
             assert rows * vectors + vectors + 1 <= machine.registers
+
+
+@pytest.mark.parametrize("m, k, n, cpus", [
+    (64, 4096, 64, 2), (64, 4096, 64, 4), (100, 784, 256, 2), (16, 8000, 256, 4)])
+def test_long_sums_are_shared_evenly(m, k, n, cpus):
+    cut = blocking(program_of(m, k, n).steps[0], Machine(32, frozenset({4, 8}), 16, cpus=cpus))
+    tiles = -(-m // cut.rows)
+    tasks = [min(cut.task_tiles, tiles - top) * min(cut.task_columns, n - left)
+             for left in range(0, n, cut.task_columns) for top in range(0, tiles, cut.task_tiles)]
+    # Each thread takes the next task when it has done one.
+    threads = [0] * cpus
+    for task in tasks:
+        threads[threads.index(min(threads))] += task
+    assert max(threads) <= 1.3 * sum(threads) / cpus
 
 
 @pytest.mark.parametrize("vectors", range(1, 7))

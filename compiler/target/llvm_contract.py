@@ -31,13 +31,8 @@ from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import KernelCode
 from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
+from .llvm_tiles import LEAST_INNER, PANEL_BYTES, last_panels, tile_shape
 from .llvm_writer import FunctionWriter, Module
-
-PANEL_BYTES = 16 << 10
-"""Of a panel of B: half of a first-level cache."""
-
-LEAST_INNER = 192
-"""Steps along the inner axis that pay for loading and storing a tile of C."""
 
 TASK_TILES = 16
 """Tiles of rows in a task: the cost of copying a panel is shared by that many."""
@@ -136,54 +131,6 @@ def stack_of(step: Contract, uses_blas: bool) -> Stack:
     return Stack(dims[:first], dims[first:], prod(dims[first:]) * step.out.dims[-2])
 
 
-def tile_shape(m: DimLike, n: DimLike, dtype: str, machine: Machine) -> tuple[int, int]:
-    """Return rows and vectors of the tile that covers a product in the fewest cycles.
-
-    A step of a tile costs a cycle for two multiply-adds or two loads, at least the latency of one
-    multiply-add, which is 4, and a little for what its loads cost beyond the first-level cache;
-    between tiles some 20 cycles are lost.  Its vectors and totals fill the registers.
-    """
-    lanes, registers = machine.lanes(dtype), machine.registers
-    panel = LEAST_INNER * machine.vector_bytes
-
-    def widest(rows: int) -> int:
-        # One row of tiles reads B where it lies.
-        is_alone = isinstance(m, int) and m <= rows
-        return max(2, 2 * PANEL_BYTES // panel if is_alone else -(-PANEL_BYTES // panel))
-
-    def step(rows: int, vectors: int) -> float:
-        return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.06 * (rows + vectors) \
-            + 20 / LEAST_INNER
-
-    def cycles(rows: int, vectors: int) -> float:
-        width = -(-n // lanes) if isinstance(n, int) else 60 * vectors
-        height = -(-m // rows) if isinstance(m, int) else 60 / rows
-        narrow, last = last_panels(width, vectors)
-        full = (width - last * narrow) // vectors
-        return (full * step(rows, vectors) + last * step(rows, narrow)) * height \
-            * (1 if isinstance(n, int) else 1 / vectors)
-
-    shapes = [(rows, vectors) for rows in range(1, registers // 2)
-              for vectors in range(1, widest(rows) + 1)
-              if (rows + 1) * (vectors + 1) <= registers + 5
-              and rows * vectors + vectors + 1 <= registers]
-    return min(shapes, key=lambda shape: (cycles(*shape), -shape[0] * shape[1]))
-
-
-def last_panels(width: int, vectors: int) -> tuple[int, int]:
-    """Return the vectors of the panels that are narrower than the others, and how many there are.
-
-    Panels of ``vectors`` that would leave a narrower rest give it one vector each, as far as that
-    makes them equal: three of 3, 2 and 2 rather than of 3, 3 and 1.  A tile of few totals waits
-    for the latency of multiply-adds.
-    """
-    full, rest = divmod(width, vectors)
-    if rest == 0:
-        return vectors, 0
-    missing = vectors - rest
-    return (vectors - 1, missing) if missing <= full + 1 else (rest, 1)
-
-
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
     if machine.has_blas and fits_blas(step) and (
@@ -198,10 +145,15 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
     if all(isinstance(size_, int) for size_ in step.sizes):
         blocks = stack.matrices * ceildiv(tiles, most)
-        wanted = min(4, 2 * prod(step.sizes) // TASK_FLOPS)
-        if blocks < wanted and step.epilogue is not None:
+        wanted = min(max(4, machine.cpus), 2 * prod(step.sizes) // TASK_FLOPS)
+        by_rows = step.epilogue is not None
+        if not by_rows and panels < 2 * wanted:
+            # So few panels are not cut evenly; rows are, but each part copies all panels.
+            by_rows, wanted = True, min(wanted, max(2, machine.cpus))
+        if blocks < wanted and by_rows:
             most = max(4, ceildiv(tiles * stack.matrices, wanted))
-        elif blocks * ceildiv(panels, columns) < wanted:
+            blocks = stack.matrices * ceildiv(tiles, most)
+        if blocks * ceildiv(panels, columns) < wanted:
             columns = ceildiv(panels * blocks, wanted)
     if step.epilogue is not None:
         columns = panels
