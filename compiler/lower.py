@@ -27,7 +27,7 @@ FULL_BLOCK = 8192
 """Elements of a partial sum in a reduction to one number; fixed, so that results do not depend on
 the number of threads."""
 
-RECOMPUTE = 8.0
+RECOMPUTE = 3.0
 """A value of a row is kept for the next pass over the row when computing it costs more."""
 
 
