@@ -27,8 +27,9 @@ FULL_BLOCK = 8192
 """Elements of a partial sum in a reduction to one number; fixed, so that results do not depend on
 the number of threads."""
 
-RECOMPUTE = 8.0
-"""A value of a row is kept for the next pass over the row when computing it costs more."""
+RECOMPUTE, RECOMPUTE_ON_GPU = 3.0, 8.0
+"""A value of a row is kept for the next pass over the row when computing it costs more: on a core
+from a division on, since the row stays in the first-level cache."""
 
 
 def lower_cluster(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:
@@ -142,6 +143,7 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
 
     The memory is that of a result of the same type written in a later pass, where there is one.
     """
+    price = RECOMPUTE if memory.for_cores else RECOMPUTE_ON_GPU
     readers: dict[int, list[Apply]] = {}
     cost: dict[int, float] = {}
     for node in cluster.members:
@@ -163,7 +165,7 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
                 # Computed again wherever it is read, from this value.
                 passes |= passes_of[id(reader)]
         if is_outer(node, cluster) or is_stored(node, memory) or len(passes) < 2 \
-                or cost_of(node) < RECOMPUTE or out.type.dims != cluster.space:
+                or cost_of(node) < price or out.type.dims != cluster.space:
             continue
         hosts = [other for other in cluster.members
                  if is_stored(other, memory) and other.outputs[0].type == out.type

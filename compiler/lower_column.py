@@ -29,8 +29,9 @@ JAM = 8
 """Rows added while a total is in a register: each costs a load, instead of two and a store.  With
 four, bands take 1.04 times as long, narrow matrices 1.2 times."""
 
-JAM_WEIGHT = 30.0
-"""Clusters that cost more are not bound by loads and stores; their code is not repeated."""
+LIGHT, JAM_WEIGHT = 8.0, 30.0
+"""Clusters that cost more than the first are half bound by loads and stores: half as many rows are
+added at once.  Those above the second are not, and their code is not repeated."""
 
 COLUMN_BLOCK = 4096
 """Columns that a thread reduces at a time: their totals stay in the first-level cache."""
@@ -153,8 +154,7 @@ def add_rows(build: NestBuilder, cluster: Cluster, memory: Memory, totals: Seque
     start, width = piece.columns
     lengths = [piece.rows[1], *cluster.space[first + 1:last]]
     outer = build.open(lengths[:-1], name="r")
-    jam = JAM if memory.for_cores and cluster.weight <= JAM_WEIGHT else 1
-    for rows in _jammed(build, lengths[-1], jam):
+    for rows in _jammed(build, lengths[-1], _rows_at_once(cluster, memory)):
         tail = build.open((*cluster.space[last:-1], width))
         columns = (*tail[:-1], tail[-1] + start)
         added: list[list[Expr]] = [[] for _ in totals]
@@ -171,6 +171,13 @@ def add_rows(build: NestBuilder, cluster: Cluster, memory: Memory, totals: Seque
             _add(build, Load(total, (*place, *columns)), node, values)
         build.close(innermost="vector")
     build.close()
+
+
+def _rows_at_once(cluster: Cluster, memory: Memory) -> int:
+    """Return how many rows are added while a total is in a register."""
+    if not memory.for_cores or cluster.weight > JAM_WEIGHT:
+        return 1
+    return JAM if cluster.weight <= LIGHT else JAM // 2
 
 
 def _add(build: NestBuilder, total: Load, node: Apply, values: Sequence[Expr]) -> None:

@@ -9,8 +9,8 @@ import tetractys as tx
 from tetractys import debug
 from tetractys import tensor as T
 from tetractys.compiler import band, lower_column
-from tetractys.compiler.loop.ir import For, Store
-from tetractys.compiler.loop.walk import loads
+from tetractys.compiler.loop.ir import For, Let, Scalar, Store
+from tetractys.compiler.loop.walk import loads, operands, postorder, statements
 from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.program import Kernel
 
@@ -98,6 +98,29 @@ def test_rows_of_a_column_sum_are_added_side_by_side():
         assert inner.extent == 5 and isinstance(store, Store)
         read = [load.buffer.name for load in loads(store.value)]
         assert read.count("x") == count and len(read) == count + 1
+
+
+def test_half_as_many_rows_are_added_at_once_where_they_cost_more():
+    x = T.dmatrix("x")
+    f, _ = compiled([x], (T.sqrt(x) * T.sqrt(x + 1)).sum(axis=0), abs(uniform(16, 5)))
+    kernel, = kernels(f)
+    inner, = kernel.nest.body[1].body
+    read = {load.position for stmt in inner.body if isinstance(stmt, (Let, Store))
+            for load in loads(stmt.value) if load.buffer.name == "x"}
+    assert len(read) == lower_column.JAM // 2
+
+
+def test_a_quotient_of_a_row_is_divided_once():
+    x, w = T.dmatrix("x"), T.dvector("w")
+    quotient = x / w
+    f, result = compiled([x, w], quotient - (quotient * quotient).sum(axis=1, keepdims=True),
+                         uniform(6, 50), 1 + abs(uniform(50)))
+    kernel, = kernels(f)
+    scalars = [node.name for stmt in statements(kernel.nest.body)
+               for node in postorder(*operands(stmt)) if isinstance(node, Scalar)]
+    assert scalars.count("div") == 1
+    want = uniform(6, 50) / (1 + abs(uniform(50)))
+    np.testing.assert_allclose(result, want - (want * want).sum(axis=1, keepdims=True))
 
 
 def normalised(x, axis):

@@ -20,6 +20,8 @@ from ..loop.ir import (
 )
 from ..loop.math import FUNCTIONS
 from ..loop.walk import postorder
+from .llvm_align import SHORT
+from .llvm_align import to_boundary as to_even_reads
 from .llvm_function import call
 from .llvm_prefetch import Ahead, emit_prefetches
 from .llvm_scalar import EMITTERS, combine, constant, identity, llvm_type, memory_type, vector_of
@@ -132,6 +134,11 @@ class VectorLoop:
         """Write all iterations; first, if need be, those up to where results are aligned."""
         bounds, begin = self.bounds, self.bounds.begin
         streams = streams_of(self.values, self.loop, self.lanes)
+        if bounds.extent is not None and not streams and not self.plan.accumulated:
+            skipped = to_even_reads(self.values, self.loop, self.lanes)
+            if skipped is not None:
+                self.even(skipped)
+                return
         multiple = bounds.multiple if bounds.extent is None else bounds.extent
         # Where something is accumulated, its bits must not depend on where an array lies.
         is_free = bool(streams) and not self.plan.accumulated
@@ -144,6 +151,21 @@ class VectorLoop:
             self.unknown(begin, bounds.end, multiple)
         else:
             self.known(bounds.extent)
+
+    def even(self, skipped: str) -> None:
+        """Write all iterations: short vectors for the ``skipped`` first ones, and for the last."""
+        writer, end = self.writer, self.bounds.end
+        lanes = self.lanes * SHORT // writer.module.machine.vector_bytes
+        short = VectorLoop(self.values, self.loop, replace(self.plan, lanes=lanes, copies=1),
+                           self.bounds, ())
+        for expr in self.plan.hoisted:
+            short.spread(expr)
+        left = writer.emit(f"sub nsw i64 {end}, {skipped}")
+        rest = writer.emit(f"urem i64 {left}, {self.lanes}")
+        last = writer.emit(f"sub nsw i64 {end}, {rest}")
+        short.repeated("0", skipped, 1)
+        self.unknown(skipped, last, self.lanes)
+        short.repeated(last, end, 1)
 
     def head(self, wanted: str) -> str:
         """Write some first iterations; return where they end."""
