@@ -357,8 +357,12 @@ class _ContractWriter:
         """Write the loop over tasks, rows before columns before the batch."""
         writer, cut = self.writer, self.cut
         begin, end, column = Symbol("begin"), Symbol("end"), Symbol("column")
-        writer.bind(begin, "%begin")
-        writer.bind(end, "%end")
+        if task_count(self.step, cut) == 1:
+            writer.bind_constant(begin, 0)
+            writer.bind_constant(end, 1)
+        else:
+            writer.bind(begin, "%begin")
+            writer.bind(end, "%end")
         tiles = ceildiv(self.stack.rows, cut.rows)
         down = maximum(ceildiv(tiles, cut.task_tiles), 1)
         across = maximum(ceildiv(self.n, cut.task_columns), 1)
@@ -490,7 +494,7 @@ class _ContractWriter:
         if isinstance(self.n, int) and self.n % self.width == 0:
             return
         at = left + full * self.width
-        more = writer.emit(f"icmp slt i64 {writer.dim(at)}, {writer.dim(right)}")
+        more = writer.is_less(at, right)
         width: DimLike = self.n % self.width if isinstance(self.n, int) else right - at
         writer.branch_if(more, lambda: self.tiles(block, at, width))
 

@@ -34,8 +34,8 @@ MASKED_BODY = 150.0
 another body for the last vectors would cost the time to compile it."""
 
 GATHERED_INTERLEAVE = 1
-"""Likewise, where positions are data: addresses are computed lane by lane, so that one vector holds
-independent work enough, and its code is as long as that of several."""
+"""Likewise, where positions are data and no function is computed: addresses are made lane by lane,
+so that one vector holds independent work enough, and its code is as long as that of several."""
 
 INLINED_CALLS = 1
 """Scalar functions that are inlined into a loop.  Where there are more they are called, on all
@@ -118,7 +118,7 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
     calls = [node for node in analysis.scalars if node.name in FUNCTIONS]
     shares = _share(calls)
     inline = shares or len(calls) <= INLINED_CALLS
-    wanted = GATHERED_INTERLEAVE if len(analysis.symbols) > 1 else \
+    wanted = GATHERED_INTERLEAVE if len(analysis.symbols) > 1 and not calls else \
         LONG_INTERLEAVE if cost >= LONG_BODY and inline else \
         ACCUMULATED_INTERLEAVE if analysis.accumulated and cost < MASKED_BODY else INTERLEAVE
     return VectorPlan(
