@@ -100,14 +100,25 @@ def assemble(text: str, level: int = 0) -> bytes:
 
 
 def _compile(text: str, level: int) -> bytes:
-    binding = _binding()
-    machine = binding.Target.from_default_triple().create_target_machine(
-        opt=level, reloc="pic", codemodel="default")
-    module = binding.parse_assembly(text)
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
+    machine, head = _generator(level)
+    module = _binding().parse_assembly(head + text)
     module.verify()
     return machine.emit_object(module)
+
+
+def _generator(level: int) -> tuple[object, str]:
+    """Return LLVM's code generator of a level, and what a module for it begins with.
+
+    Beside a busy main thread each call of LLVM waits for the GIL on its return, which takes some
+    milliseconds: what all modules need is asked once.
+    """
+    key = f"generator {level}"
+    if key not in _state:
+        machine = _binding().Target.from_default_triple().create_target_machine(
+            opt=level, reloc="pic", codemodel="default")
+        _state[key] = machine, (f'target triple = "{machine.triple}"\n'
+                                f'target datalayout = "{machine.target_data}"\n')
+    return _state[key]
 
 
 def link(objects: Iterable[bytes], imports: Mapping[str, int], exports: Iterable[str]) -> Library:

@@ -411,11 +411,12 @@ def test_equal_kernels_are_compiled_once():
 
 
 def test_kernels_and_drivers_are_objects_of_their_own():
-    artifact = compile_program(elementwise_program(), LlvmOptions(keep_text=True))
+    program = elementwise_program()
+    artifact = compile_program(program, LlvmOptions(keep_text=True))
     kernels, drivers = artifact.code
     assert b"tx_run" in drivers and b"tx_run" not in kernels
-    assert "call void @kernel0(" in module_texts(elementwise_program()).drivers
-    again = compile_program(elementwise_program(), LlvmOptions(keep_text=True))
+    assert "call void @kernel0(" in module_texts(program).drivers
+    again = compile_program(program, LlvmOptions(keep_text=True))
     assert again == artifact == pickle.loads(pickle.dumps(artifact))
     for part in artifact.code:
         with pytest.raises(CompileError, match="cannot be loaded"):

@@ -93,7 +93,7 @@ def compile_program(program: Program, options: LlvmOptions = LlvmOptions(),
         code, notes = _compile_texts(texts, options)
     return artifact_of(
         program, "cpu", code, notes,
-        externals=tuple(name for name in EXTERNALS if f"@{name}(" in texts.drivers),
+        externals=tuple(name for name in EXTERNALS if any(f"@{name}(" in text for text in texts)),
         work=python_text(program_work(program), symbol_numbers(program)))
 
 
@@ -105,7 +105,8 @@ class Texts(NamedTuple):
     kernels : str
         Functions with the loops over elements; empty where the program computes nothing.
     drivers : str
-        ``tx_plan``, ``tx_run``, and what lies between it and the kernels.
+        ``tx_plan``, ``tx_run``, and what lies between it and the kernels; empty where it is so
+        short that another module would take longer, and is among the kernels.
     """
 
     kernels: str
@@ -118,15 +119,17 @@ def module_texts(program: Program, machine: Machine = Machine()) -> Texts:
     drivers = Module(machine, kernels)
     emit_run(drivers, program)
     emit_plan(drivers, program)
+    if kernels.exports and drivers.is_short():
+        kernels.join(drivers)
+        return Texts(kernels.text(), "")
     return Texts(kernels.text() if kernels.exports else "", drivers.text())
 
 
 def _compile_texts(texts: Texts, options: LlvmOptions) -> tuple[tuple[bytes, ...], dict[str, str]]:
     """Return the object code of both modules, and the texts that ``options`` asks to keep."""
-    parts = [compile_module(texts.drivers, options._replace(speed_level=0))]
-    if texts.kernels:
-        parts.insert(0, compile_module(texts.kernels, options))
-    codes, notes = zip(*parts)
+    levels = (options.speed_level, 0)
+    codes, notes = zip(*(compile_module(text, options._replace(speed_level=level))
+                         for text, level in zip(texts, levels) if text))
     return codes, {name: "\n".join(note[name] for note in notes) for name in notes[0]}
 
 

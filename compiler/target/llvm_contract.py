@@ -305,8 +305,12 @@ class _ContractWriter:
         """Write the loop over tasks, rows before columns before the batch."""
         writer, cut = self.writer, self.cut
         begin, end, column = Symbol("begin"), Symbol("end"), Symbol("column")
-        writer.bind(begin, "%begin")
-        writer.bind(end, "%end")
+        if task_count(self.step, cut) == 1:
+            writer.bind_constant(begin, 0)
+            writer.bind_constant(end, 1)
+        else:
+            writer.bind(begin, "%begin")
+            writer.bind(end, "%end")
         tiles = ceildiv(self.stack.rows, cut.rows)
         down = maximum(ceildiv(tiles, cut.task_tiles), 1)
         across = maximum(ceildiv(self.n, cut.task_columns), 1)

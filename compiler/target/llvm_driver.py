@@ -18,7 +18,7 @@ from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, i
 from .llvm_contract import (
     Epilogue, blocking, contract_symbols, emit_contract, task_count)
 from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
-from .llvm_group import ENTRY_WORDS, GROUP, Generic, generic_nests
+from .llvm_group import ENTRY_WORDS, GROUP, GROUP_DECLARATION, Generic, generic_nests
 from .llvm_kernel import (
     KernelCode, emit_kernel, emit_task, parallel_loop)
 from .llvm_scalar import memory_type
@@ -258,7 +258,11 @@ class _RunEmitter:
             for call in calls:
                 self.direct(call)
             return
-        self.module.declarations["tx.group"] = GROUP
+        kernels = self.module.kernels
+        if "tx.group" not in kernels.declarations:
+            kernels.declare("llvm.smin.i64", "i64", "i64", "i64")
+            kernels.declarations["tx.group"] = GROUP
+            kernels.exports.append(GROUP_DECLARATION)
         last, frame = "0", ENTRY_WORDS * len(calls)
         for number, call in enumerate(calls):
             place = self.slot("%table", frame)
@@ -483,9 +487,14 @@ def emit_plan(module: Module, program: Program) -> None:
     for number, (left, right) in enumerate(guards, 1):
         differ = writer.emit(f"icmp ne i64 {left}, {right}")
         writer.branch_if(differ, lambda number=number: writer.leave(f"ret i64 {number}"), "guard")
-    _refuse_any(writer, [writer.emit(f"icmp ugt i64 {arena}, {LARGEST}"),
-                         *(writer.emit(f"icmp slt i64 {size}, 0") for size in unproved)])
-    padded = writer.emit(f"and i64 {writer.emit(f'add i64 {arena}, 63')}, -64")
+    wrong = [writer.emit(f"icmp slt i64 {size}, 0") for size in unproved]
+    if isinstance(program.arena, int):
+        padded = str(program.arena + 63 & -64)
+        wrong += ["true"] if program.arena > LARGEST else []
+    else:
+        wrong.append(writer.emit(f"icmp ugt i64 {arena}, {LARGEST}"))
+        padded = writer.emit(f"and i64 {writer.emit(f'add i64 {arena}, 63')}, -64")
+    _refuse_any(writer, wrong)
     for number, value in enumerate([padded, *values]):
         slot = writer.emit(f"getelementptr inbounds i64, ptr %results, i64 {number}")
         writer.run(f"store i64 {value}, ptr {slot}, align 8")
@@ -495,7 +504,9 @@ def emit_plan(module: Module, program: Program) -> None:
 
 def _refuse_any(writer: FunctionWriter, flags: list[str]) -> None:
     """Write the return of -1 when any flag is set."""
-    bad = "false"
-    for flag in flags:
+    if not flags:
+        return
+    bad = flags[0]
+    for flag in flags[1:]:
         bad = writer.emit(f"or i1 {bad}, {flag}")
     writer.branch_if(bad, lambda: writer.leave("ret i64 -1"), "refuse")

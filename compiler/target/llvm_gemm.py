@@ -32,7 +32,7 @@ from ..dtypes import SIZES
 from .llvm_scalar import cast_half, llvm_type
 from .llvm_transpose import BLOCK, transposed
 from .llvm_vector_memory import gathered, splat
-from .llvm_writer import FunctionWriter, Module
+from .llvm_writer import KERNEL_ATTRIBUTES, FunctionWriter, Module
 
 Source = Literal["direct", "packing", "packed"]
 
@@ -115,7 +115,7 @@ class _TileWriter:
         self.left, self.right = tile.left or tile.dtype, tile.right or tile.dtype
         self.writer = FunctionWriter(
             module, f"define void @{tile.name}({', '.join(parameters(tile.depth))}) "
-                    "noinline nounwind")
+                    f"{KERNEL_ATTRIBUTES}")
         self.states = ["ptr", "ptr", "ptr", *[self.vector] * (tile.rows * tile.vectors)]
         self.masks = [self._mask(v) if v >= tile.vectors - tile.masks else ""
                       for v in range(tile.vectors)]
@@ -279,7 +279,7 @@ def tabulating(module: Module) -> str:
     if name in module.declarations:
         return f"@{name}"
     writer = FunctionWriter(module, f"define void @{name}(ptr %table, i64 %count, i64 %a, "
-                                    "i64 %a.step, i64 %c, i64 %c.step) noinline nounwind")
+                                    f"i64 %a.step, i64 %c, i64 %c.step) {KERNEL_ATTRIBUTES}")
 
     def entry(now: list[str]) -> list[str]:
         place, a, c = now
@@ -326,7 +326,7 @@ def packing(module: Module, dtype: str, lanes: int, source: str = "") -> str:
     smin = module.declare("llvm.smin.i64", "i64", "i64", "i64")
     writer = FunctionWriter(
         module, f"define void @{name}(ptr %from, i64 %step, i64 %column, i64 %columns, "
-                "i64 %k, ptr %panel, i64 %width) noinline nounwind")
+                f"i64 %k, ptr %panel, i64 %width) {KERNEL_ATTRIBUTES}")
     emit = writer.emit
 
     def at(base: str, offset: str, kind: str = kind) -> str:

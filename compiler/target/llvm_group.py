@@ -24,8 +24,9 @@ from .llvm_kernel import FLAT_UNIT, parallel_loop
 
 ENTRY_WORDS = 5
 
+GROUP_DECLARATION = "declare void @tx.group(ptr, i64, i64)"
 GROUP = """
-define internal void @tx.group(ptr %table, i64 %begin, i64 %end) noinline nounwind {
+define void @tx.group(ptr %table, i64 %begin, i64 %end) noinline nounwind {
 entry:
   br label %look
 look:

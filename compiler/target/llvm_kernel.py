@@ -29,7 +29,7 @@ from .llvm_stream import are_large, emit_fence, streamed
 from .llvm_values import Values
 from .llvm_vector import Bounds, emit_vector_loop
 from .llvm_vector_plan import vector_plan
-from .llvm_writer import FunctionWriter, Module
+from .llvm_writer import KERNEL_ATTRIBUTES, FunctionWriter, Module
 
 UNROLL_LIMIT = 16
 """An ``unroll`` loop of more iterations stays a loop."""
@@ -110,7 +110,7 @@ def emit_kernel(module: Module, name: str, nest: Nest, signature: Signature,
     bounds = ["i64 %begin", "i64 %end"] if outer is not None else []
     arguments = ", ".join(["ptr %status", *parameters, *bounds])
     writer = FunctionWriter(
-        module, f"define void @{name}({arguments}) noinline nounwind")
+        module, f"define void @{name}({arguments}) {KERNEL_ATTRIBUTES}")
     for number, symbol in enumerate(signature.symbols):
         writer.bind(symbol, f"%s{number}")
     emitter = _NestEmitter(writer, nest, {root: f"%b{at}" for root, at in roots.items()})

@@ -34,8 +34,8 @@ MASKED_BODY = 150.0
 another body for the last vectors would cost the time to compile it."""
 
 GATHERED_INTERLEAVE = 1
-"""Likewise, where positions are data: addresses are computed lane by lane, so that one vector holds
-independent work enough, and its code is as long as that of several."""
+"""Likewise, where positions are data and no function is computed: addresses are made lane by lane,
+so that one vector holds independent work enough, and its code is as long as that of several."""
 
 INLINED_CALLS = 1
 """Scalar functions that are inlined into a loop.  Where there are more they are called, on all
@@ -120,16 +120,16 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
     calls = [node for node in analysis.scalars if node.name in FUNCTIONS]
     shares = _share(calls)
     inline = shares or len(calls) <= INLINED_CALLS
-    wanted = wanted or _wanted(analysis, cost, inline)
+    wanted = wanted or _wanted(analysis, cost, inline, bool(calls))
     return VectorPlan(
         lanes, _copies(loop.extent, lanes, wanted), cost >= MASKED_BODY,
         inline, shares, frozenset(analysis.varying),
         frozenset(analysis.symbols), tuple(analysis.hoisted), analysis.accumulated)
 
 
-def _wanted(analysis: _Analysis, cost: float, inline: bool) -> int:
+def _wanted(analysis: _Analysis, cost: float, inline: bool, has_calls: bool) -> int:
     """Return how many vectors to compute side by side."""
-    if len(analysis.symbols) > 1:
+    if len(analysis.symbols) > 1 and not has_calls:
         return GATHERED_INTERLEAVE
     if cost >= LONG_BODY and inline:
         return LONG_INTERLEAVE
