@@ -25,6 +25,7 @@ from .llvm_prefetch import Ahead, next_rows
 from .llvm_rows import COPIES, ROWS, pass_of, rows_together
 from .llvm_scalar import combine, llvm_type
 from .llvm_short_rows import emit_short_rows, has_short_rows
+from .llvm_stages import emit_staged_loop, stages_of
 from .llvm_stream import are_large, emit_fence, streamed
 from .llvm_values import Values
 from .llvm_vector import Bounds, emit_vector_loop
@@ -200,7 +201,12 @@ class _NestEmitter:
                                self.writer.module.machine.vector_bytes,
                                wanted=self.copies.get(stmt))
             if plan is not None:
-                emit_vector_loop(self.values, stmt, plan, bounds, self.ahead.get(stmt, ()))
+                ahead = self.ahead.get(stmt, ())
+                stages = stages_of(stmt, plan, self.values)
+                if stages is None:
+                    emit_vector_loop(self.values, stmt, plan, bounds, ahead)
+                else:
+                    emit_staged_loop(self.values, stmt, plan, stages, bounds, ahead)
                 return
         self.ahead.update(next_rows(stmt, self.values))
         self.writer.loop(stmt.index, bounds.begin, bounds.end, lambda: self.body(stmt.body))

@@ -10,7 +10,8 @@ Values are written as a *bundle*: a register for each vector, or one text for a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias, Union
 
@@ -83,13 +84,7 @@ def emit_vector_loop(values: Values, loop: For, plan: VectorPlan, bounds: Bounds
     ahead : sequence of Ahead
         Elements to ask for, of a later iteration of the loop around this one.
     """
-    emitter = VectorLoop(values, loop, plan, bounds, ahead)
-    if bounds.extent is not None:
-        if bounds.extent:
-            emitter.emit()
-        return
-    some = values.writer.emit(f"icmp slt i64 {bounds.begin}, {bounds.end}")
-    values.writer.branch_if(some, emitter.emit, "vectors")
+    VectorLoop(values, loop, plan, bounds, ahead).emit_any()
 
 
 class VectorLoop:
@@ -113,6 +108,14 @@ class VectorLoop:
         self.streams: dict[Buffer, str] = {}
 
     # -- the loop ----------------------------------------------------------------------------------
+
+    def emit_any(self) -> None:
+        """Write everything, for any number of iterations."""
+        if self.bounds.extent is None:
+            some = self.writer.emit(f"icmp slt i64 {self.bounds.begin}, {self.bounds.end}")
+            self.writer.branch_if(some, self.emit, "vectors")
+        elif self.bounds.extent:
+            self.emit()
 
     def emit(self) -> None:
         """Write everything, for at least one iteration."""
@@ -242,14 +245,20 @@ class VectorLoop:
 
     def block(self, body: tuple[Stmt, ...]) -> None:
         """Write statements, whose values are not reused after them."""
-        self.memos.append({})
-        self.splats.append({})
-        self.values.memos.append({})
-        depth = len(self.writer.scopes)
-        for stmt in body:
-            self.statement(stmt)
-        self.writer.pop_scopes(depth)
-        for stack in (self.memos, self.splats, self.values.memos):
+        with self.own_values():
+            depth = len(self.writer.scopes)
+            for stmt in body:
+                self.statement(stmt)
+            self.writer.pop_scopes(depth)
+
+    @contextmanager
+    def own_values(self) -> Iterator[None]:
+        """Go around what is written for the block at hand: its values are not reused after it."""
+        stacks = (self.memos, self.splats, self.values.memos)
+        for stack in stacks:
+            stack.append({})
+        yield
+        for stack in stacks:
             stack.pop()
 
     def total(self, local: Local, operation: str) -> None:
@@ -301,7 +310,8 @@ class VectorLoop:
             return
         outer = self.masks
         flags = vector_of("i1", self.lanes)
-        inside = [one if mask is None else self.writer.emit(f"and {flags} {mask.text}, {one}")
+        inside = [one if mask is None else
+                  self.writer.emit(f"and {flags} {self.memory.flags(mask)}, {one}")
                   for one, mask in zip(holds, outer)]
         self.masks = [Mask(text) for text in inside]
         self.writer.branch_if(self.any(inside), lambda: self.block(stmt.body))
@@ -357,9 +367,8 @@ class VectorLoop:
             old = self.slot_value(target, copy)
             new = combine(writer, stmt.combine, target.dtype, old, value, self.lanes)
             if mask is not None and not self.ignores_masks:
-                flags = vector_of("i1", self.lanes)
-                new = writer.emit(
-                    f"select {flags} {mask.text}, {kind} {new}, {kind} {old}")
+                active = f"{vector_of('i1', self.lanes)} {self.memory.flags(mask)}"
+                new = writer.emit(f"select {active}, {kind} {new}, {kind} {old}")
             writer.run(f"store {kind} {new}, ptr {self.slots[target][copy]}, align 8")
 
     def slot_value(self, local: Local, copy: int) -> str:
@@ -376,7 +385,8 @@ class VectorLoop:
         writer, flags = self.writer, vector_of("i1", self.lanes)
         fails = [writer.emit(f"xor {flags} {one}, splat (i1 true)")
                  for one in self.spread(stmt.condition)]
-        fails = [one if mask is None else writer.emit(f"and {flags} {one}, {mask.text}")
+        fails = [one if mask is None else
+                 writer.emit(f"and {flags} {one}, {self.memory.flags(mask)}")
                  for one, mask in zip(fails, self.masks)]
         wrong = self.spread(stmt.value)
         slots = ", ".join(f"ptr {slot}" for slot in self.values.check_slots(stmt))
@@ -403,19 +413,18 @@ class VectorLoop:
 
     def value(self, root: Expr) -> Bundle:
         """Return an expression's values."""
-        varying = self.plan.varying
-        if id(root) not in varying:
+        if id(root) not in self.plan.varying:
             return self.values.value(root)
         own: dict[int, list[str]] = {}
-
-        def is_known(node: Expr) -> bool:
-            return id(node) not in varying or self.memo(node) is not None
-
-        for node in postorder(root, known=is_known):
+        for node in postorder(root, known=self.is_known):
             bundle = own[id(node)] = self.node(node, own)
             if id(node) in self.values.stable:
                 self.memos[-1][id(node)] = bundle
         return own.get(id(root)) or self.memo(root)
+
+    def is_known(self, node: Expr) -> bool:
+        """Return whether a node's registers need not be written."""
+        return id(node) not in self.plan.varying or self.memo(node) is not None
 
     def memo(self, node: Expr) -> list[str] | None:
         """Return the registers of a node written by an earlier statement, if it may be reused."""

@@ -19,8 +19,9 @@ class Mask:
 
     Attributes
     ----------
-    text : str
-        Operand of type ``<lanes x i1>``.
+    text : str or None
+        Operand of type ``<lanes x i1>``; None with ``remaining``, of which it is made where it is
+        needed.
     count : int or None
         How many leading lanes are active, if that is known and they are all.
     remaining : str or None
@@ -31,7 +32,7 @@ class Mask:
         With ``remaining``: whether any lane is active; None if one is.
     """
 
-    text: str
+    text: str | None
     count: int | None = None
     remaining: str | None = None
     full: str | None = None
@@ -57,11 +58,7 @@ def up_to(writer: FunctionWriter, lanes: int, left: str, skipped: int) -> Mask:
     remaining = writer.emit(f"sub nsw i64 {left}, {skipped}") if skipped else left
     full = writer.emit(f"icmp sge i64 {remaining}, {lanes}")
     some = writer.emit(f"icmp sgt i64 {remaining}, 0") if skipped else None
-    least = bounded(writer, remaining, lanes)
-    kind = vector_of("i32", lanes)
-    limit = splat(writer, "i32", writer.emit(f"trunc i64 {least} to i32"), lanes)
-    text = writer.emit(f"icmp slt {kind} {numbered('i32', range(lanes))}, {limit}")
-    return Mask(text, remaining=remaining, full=full, some=some)
+    return Mask(None, remaining=remaining, full=full, some=some)
 
 
 def bounded(writer: FunctionWriter, count: str, most: int) -> str:
@@ -109,6 +106,39 @@ class VectorMemory:
     def __init__(self, writer: FunctionWriter, lanes: int):
         self.writer, self.lanes = writer, lanes
         self.buffers: dict[str, str] = {}
+        self.known_flags: dict[tuple[str, str], str] = {}
+
+    def flags(self, mask: Mask) -> str:
+        """Return the operand that tells which lanes are active."""
+        if mask.text is not None:
+            return mask.text
+        writer, kind = self.writer, vector_of("i32", self.lanes)
+        known = self.known_flags.get((writer.block, mask.remaining))
+        if known is None:
+            least = bounded(writer, mask.remaining, self.lanes)
+            limit = splat(writer, "i32", writer.emit(f"trunc i64 {least} to i32"), self.lanes)
+            known = self.known_flags[writer.block, mask.remaining] = writer.emit(
+                f"icmp slt {kind} {numbered('i32', range(self.lanes))}, {limit}")
+        return known
+
+    def load_group(self, dtype: str, addresses: Sequence[str], masks: Sequence[Mask | None]
+                   ) -> list[str]:
+        """Write the loads of vectors of consecutive elements, those of one group."""
+        if masks[-1] is None:
+            return [self.load(dtype, *each) for each in zip(addresses, masks)]
+        results: list[list[str]] = []
+        blocks: list[str] = []
+
+        def read(are_whole: bool) -> None:
+            results.append([self.load(dtype, address, None if are_whole else mask)
+                            for address, mask in zip(addresses, masks)])
+            blocks.append(self.writer.block)
+
+        # Like that of the stores: a branch that goes one way but for the last time.
+        self.writer.branch(masks[-1].full, lambda: read(True), lambda: read(False))
+        kind = llvm_type(dtype, self.lanes)
+        return [self.writer.emit(f"phi {kind} [ {whole}, %{blocks[0]} ], [ {part}, %{blocks[1]} ]")
+                for whole, part in zip(*results)]
 
     def load(self, dtype: str, address: str, mask: Mask | None) -> str:
         """Write the load of consecutive elements."""
@@ -125,10 +155,11 @@ class VectorMemory:
         elif mask.full is not None and size not in writer.module.machine.masked_sizes:
             value = self._load_part(kind, size, address, mask)
         else:
+            flags = self.flags(mask)
             function = self._intrinsic("load", dtype, kind, "ptr", "i32", self._flags,
                                        kind)
             value = writer.emit(f"call {kind} {function}(ptr {address}, i32 {size}, "
-                                f"{self._flags} {mask.text}, {kind} zeroinitializer)")
+                                f"{self._flags} {flags}, {kind} zeroinitializer)")
         return self._in_registers(dtype, value)
 
     def store(self, dtype: str, addresses: Sequence[str], values: Sequence[str],
@@ -176,9 +207,10 @@ class VectorMemory:
             first = shuffle(writer, one, value, "poison", self.lanes, range(mask.count))
             writer.run(f"store <{mask.count} x {one}> {first}, ptr {address}, align {size}")
         elif mask.full is None or size in writer.module.machine.masked_sizes:
+            flags = self.flags(mask)
             function = self._intrinsic("store", dtype, "void", kind, "ptr", "i32", self._flags)
             writer.run(f"call void {function}({kind} {value}, ptr {address}, i32 {size}, "
-                       f"{self._flags} {mask.text})")
+                       f"{self._flags} {flags})")
         else:
             buffer = self._buffer(kind)
             writer.run(f"store {kind} {value}, ptr {buffer}, align {size}")
@@ -196,11 +228,11 @@ class VectorMemory:
             rest = "poison" if mask is None else "zeroinitializer"
             value = gathered(writer, one, loaded, self.lanes, rest)
         else:
-            pointers = self._pointers(addresses)
+            pointers, flags = self._pointers(addresses), self.flags(mask)
             places = vector_of("ptr", self.lanes)
             function = self._intrinsic("gather", dtype, kind, places, "i32", self._flags, kind)
             value = writer.emit(f"call {kind} {function}({places} {pointers}, i32 {size}, "
-                                f"{self._flags} {mask.text}, {kind} zeroinitializer)")
+                                f"{self._flags} {flags}, {kind} zeroinitializer)")
         return self._in_registers(dtype, value)
 
     def scatter(self, dtype: str, addresses: Callable[[int], str], value: str,
@@ -214,11 +246,11 @@ class VectorMemory:
                 element = writer.emit(f"extractelement {kind} {value}, i64 {lane}")
                 writer.run(f"store {one} {element}, ptr {addresses(lane)}, align {size}")
             return
-        pointers = self._pointers(addresses)
+        pointers, flags = self._pointers(addresses), self.flags(mask)
         places = vector_of("ptr", self.lanes)
         function = self._intrinsic("scatter", dtype, "void", kind, places, "i32", self._flags)
         writer.run(f"call void {function}({kind} {value}, {places} {pointers}, i32 {size}, "
-                   f"{self._flags} {mask.text})")
+                   f"{self._flags} {flags})")
 
     def last(self, dtype: str, value: str, mask: Mask | None) -> str:
         """Write the element of the last active lane; the active ones must lead."""

@@ -201,10 +201,10 @@ class FunctionWriter:
         self.lines.append(f"{label}:")
         self.block = label
 
-    def alloca(self, type_: str, count: int = 1) -> str:
+    def alloca(self, type_: str, count: int = 1, align: int = 8) -> str:
         """Reserve stack in the entry block (never inside a loop)."""
         name = self.name()
-        self.allocas.append(f"  {name} = alloca {type_}, i64 {count}, align 8")
+        self.allocas.append(f"  {name} = alloca {type_}, i64 {count}, align {align}")
         return name
 
     def push_scope(self) -> None:
