@@ -184,10 +184,10 @@ def executed(function: tx.Function, arguments: Sequence[np.ndarray]) -> dict[str
                                     replace(function.options, keep_text=True))
     if any(name.startswith("cblas") for name in artifact.externals):
         raise ValueError("calls a BLAS")
-    text = artifact.notes["assembly"]
+    text = _joined(artifact.notes["assembly"])
     blocks = parse(text)
     counters = np.zeros(len(blocks) + 1, np.int64)
-    machine = Executable(replace(artifact, code=counted(text, counters.ctypes.data)),
+    machine = Executable(replace(artifact, code=(counted(text, counters.ctypes.data),)),
                          variant.executable.storages)
     before = tx.get_num_threads()
     tx.set_num_threads(1)
@@ -196,6 +196,13 @@ def executed(function: tx.Function, arguments: Sequence[np.ndarray]) -> dict[str
     finally:
         tx.set_num_threads(before)
     return by_loop(blocks, counters[:-1])
+
+
+def _joined(text: str) -> str:
+    """Return assembly of several modules as that of one: no two have a local label in common."""
+    first, *others = re.split(r"(?m)^(?=\t\.file\b)", text)
+    return first + "".join(re.sub(r"\.L(?=\w)", f".L{number or ''}", module)
+                           for number, module in enumerate(others))
 
 
 def by_loop(blocks: Sequence[Block], runs: Sequence[int]) -> dict[str, Counter[str]]:

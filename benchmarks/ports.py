@@ -136,7 +136,7 @@ def mix_seconds(mix: Mapping[str, float]) -> float:
 
 def seconds(body: Sequence[str]) -> float:
     """Return the least seconds of one run of a loop's body."""
-    library = link(assemble(loop_text(body, vector_bytes())), {}, ["mix"])
+    library = link([assemble(loop_text(body, vector_bytes()))], {}, ["mix"])
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library["mix"])
     memory = np.full(4096 + 64, 0x3F, np.uint8)
     start = memory.ctypes.data + -memory.ctypes.data % 64

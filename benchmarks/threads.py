@@ -108,7 +108,7 @@ class Regions:
     def __init__(self) -> None:
         imports = {"tx_parallel_for": cpu_threads.library()["tx_parallel_for"],
                    "tx_now": cpu_poll.library()["tx_now"]}
-        self.library = link(assemble(_TEXT), imports, ("regions",))
+        self.library = link([assemble(_TEXT)], imports, ("regions",))
         self.call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 3)(
             self.library["regions"])
         self.ticks = 0.0

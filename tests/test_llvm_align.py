@@ -7,7 +7,7 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.target.llvm import module_text
+from tetractys.compiler.target.llvm import module_texts
 from tetractys.compiler.target.llvm_align import SHORT, SHORTEST
 from tetractys.compiler.target.llvm_machine import Machine
 
@@ -49,5 +49,5 @@ def test_vectors_begin_at_a_boundary_where_many_rows_are_read(shape, machine, is
     x = T.fmatrix("x")
     f = tx.function([x], x.sum(axis=0))
     f(np.zeros(shape, "float32"))
-    text = module_text(f.variants[-1].stages.program, machine)
+    text = module_texts(f.variants[-1].stages.program, machine).kernels
     assert ("ptrtoint" in text) == is_even

@@ -210,5 +210,5 @@ def test_other_processors(cpu, triple, cuts):
     options = llvm.LlvmOptions(cpu=cpu, triple=triple, keep_text=True)
     program = function.variants[0].stages.program
     machine = replace(llvm.vector_unit(cpu, "", triple), is_optimised=True)
-    code, _ = llvm.compile_module(llvm.module_text(program, machine), options)
+    code, _ = llvm.compile_module(llvm.module_texts(program, machine).kernels, options)
     assert code and cuts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -254,6 +255,12 @@ def test_contraction(left_strides, right_strides, sizes, dtype, add):
     both(program, *arrays, tolerance=1e-5)
 
 
+def test_a_product_of_known_sizes_is_a_list_of_calls():
+    program, _ = contract_program((0, 16, 1), (0, 8, 1), (1, 16, 8, 16))
+    _, drivers = module_texts(program)
+    assert "call void @tx.gemm." in drivers and not re.search(r"\bbr |\bmul |\bcall i64", drivers)
+
+
 def test_contraction_over_symbolic_sizes():
     x, w = Buffer("x", "float64", (n, k), "input"), Buffer("w", "float64", (k, m), "input")
     out = Buffer("out", "float64", (n, m), "output")
@@ -421,6 +428,17 @@ def test_kernels_and_drivers_are_objects_of_their_own():
     for part in artifact.code:
         with pytest.raises(CompileError, match="cannot be loaded"):
             Executable(replace(artifact, code=(part,)))
+
+
+def test_short_drivers_are_among_the_kernels():
+    x, out = Buffer("x", "float32", (8,), "input"), Buffer("out", "float32", (8,), "output")
+    (i,), over = loops((8, "vector"))
+    step = kernel(Nest("copy", over(Store(out, (i,), Load(x, (i,))))))
+    program = Program("short", (x,), (), (out,), (), (step,))
+    assert [bool(text) for text in module_texts(program)] == [True, False]
+    assert len(compile_program(program).code) == 1
+    values = np.arange(8, dtype="float32")
+    np.testing.assert_array_equal(both(program, values)[0], values)
 
 
 def test_a_program_without_kernels_is_one_object():

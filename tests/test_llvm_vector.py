@@ -398,6 +398,15 @@ def plan_of(body, extent=n, vector_bytes=32):
     return vector_plan(outer, values, 1.0, vector_bytes)
 
 
+def test_positions_that_are_data_take_one_vector():
+    at, where = Symbol("at"), array("where", "int64")
+    chosen = Load(X, (as_dim(at),))
+    body = (Let(at, Load(where, (i,))), Store(OUT, (i,), chosen))
+    assert plan_of(body).copies == 1
+    exponential = Store(OUT, (i,), call("exp", chosen))
+    assert plan_of((body[0], exponential)).copies == plan_of((Store(OUT, (i,), HERE),)).copies
+
+
 def test_lanes_follow_the_data():
     assert plan_of((Store(OUT, (i,), HERE),)).lanes == 8
     assert plan_of((Store(OUT, (i,), HERE),), vector_bytes=64).lanes == 16

@@ -9,10 +9,10 @@ import tetractys.compiler.ops.comparison as comparison
 from tetractys.compiler.derivative import jvp, vjp
 from tetractys.compiler.graph import Constant, Variable, input_variable
 from tetractys.compiler.interpret import evaluate
-from tetractys.compiler.loop import scalar
+from tetractys.compiler.loop import modulo, scalar
 from tetractys.compiler.loop.ir import Const, Expr, Local
 from tetractys.compiler.operators import FUNCTIONS as F
-from tetractys.compiler.ops import modulo, transcendental
+from tetractys.compiler.ops import transcendental
 from tetractys.compiler.ops.op import as_tensor
 from tetractys.runtime.errors import DtypeError, ShapeError
 
