@@ -9,7 +9,7 @@ reads ``s`` only at the index it writes, and every other reader of ``s`` runs ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -270,11 +270,10 @@ class _Bufferizer:
         home = {id(node): cluster for cluster in updating for node in cluster.members}
         reads: dict[int, list[tuple[Cluster, Read]]] = {}
         for cluster in updating:
-            for node in cluster.members:
-                for read in reads_of_node(node, forced):
-                    reads.setdefault(id(read.variable), []).append((cluster, read))
-                    for alias in _aliases(read.variable):
-                        reads.setdefault(id(alias), []).append((cluster, Read(alias, None)))
+            for read in _reads_of_cluster(cluster, forced):
+                reads.setdefault(id(read.variable), []).append((cluster, read))
+                for alias in _aliases(read.variable):
+                    reads.setdefault(id(alias), []).append((cluster, Read(alias, None)))
         chosen = {}
         copied = {id(v) for _, v in self.graph.updates if v.owner is None}
         for k, variable in self.graph.updates:
@@ -284,11 +283,8 @@ class _Bufferizer:
                     or variable.type.dims != own.type.dims:
                 continue
             cluster = home[id(variable.owner)]
-            identity = index_of_rank(own.ndim)
             if cluster.space == own.type.dims and all(
-                    other is cluster and read.position is not None
-                    and all(p == i or size == 1 for p, i, size
-                            in zip(read.position, identity, own.type.dims))
+                    other is cluster and _is_in_place(read)
                     for other, read in reads.get(id(own), ())):
                 chosen[k] = variable
         return chosen
@@ -431,6 +427,30 @@ def _has_many_columns(product: Apply) -> bool:
     """
     columns = product.outputs[0].type.dims[-1]
     return not (isinstance(columns, int) and columns < CONVERTED_COLUMNS)
+
+
+def _reads_of_cluster(cluster: Cluster, stop: set[int]) -> Iterator[Read]:
+    """Yield the accesses of a cluster's members when it computes an index.
+
+    A member that another one reads elsewhere, through a view, is computed there too: what it reads
+    itself then has no position.
+    """
+    moved: set[int] = set()
+    for node in reversed(cluster.members):
+        is_moved = not moved.isdisjoint(map(id, node.outputs))
+        for read in reads_of_node(node, stop):
+            if is_moved:
+                read = Read(read.variable, None)
+            if not _is_in_place(read):
+                moved.add(id(read.variable))
+            yield read
+
+
+def _is_in_place(read: Read) -> bool:
+    """Return whether a variable is read at the index that is computed."""
+    dims = read.variable.type.dims
+    return read.position is not None and all(
+        p == i or size == 1 for p, i, size in zip(read.position, index_of_rank(len(dims)), dims))
 
 
 def _aliases(variable: Variable) -> list[Variable]:

@@ -98,6 +98,17 @@ def test_an_update_may_change_the_shape():
     assert w.get_value().shape == (16,)
 
 
+@pytest.mark.parametrize("step", [
+    lambda s: T.tanh(s)[::-1], lambda s: T.tanh(s[::-1]), lambda s: T.exp(s)[::-1] * s + 1,
+    lambda s: T.exp(T.tanh(s)[::-1])], ids=["result", "argument", "both", "between"])
+def test_an_update_from_elements_elsewhere_reads_their_old_values(step):
+    start = np.linspace(-1, 1, 91)
+    s = tx.shared(start, name="s")
+    want = step(T.constant(start)).eval()
+    tx.function([], updates={s: step(s)})()
+    np.testing.assert_allclose(s.get_value(), want, rtol=1e-14)
+
+
 def test_an_update_in_place_keeps_other_readers_right():
     w, v = tx.shared(np.arange(4.0), "w"), tx.shared(np.zeros(4), "v")
     flipped = w[::-1]
