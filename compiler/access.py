@@ -35,6 +35,14 @@ class Read(NamedTuple):
     variable: Variable
     position: Position | None
 
+    def is_in_place(self) -> bool:
+        """Return whether the variable is read at the index that is computed."""
+        if self.position is None:
+            return False
+        dims = self.variable.type.dims
+        index = index_of_rank(len(dims))
+        return all(p == i or size == 1 for p, i, size in zip(self.position, index, dims))
+
 
 def is_view(variable: Variable) -> bool:
     """Return whether a variable is a pure re-indexing of its owner's input 0."""

@@ -9,7 +9,7 @@ reads ``s`` only at the index it writes, and every other reader of ``s`` runs ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from .access import (
 from .band import group_bands, lower_band
 from .contraction import contract_operand, contract_windows
 from .dims import DimLike, Symbol, as_dim, proves_equal, symbols_of
-from .fuse import Cluster, Plan, fuse
+from .fuse import Cluster, Plan, fuse, reads_of_cluster
 from .graph import Apply, Constant, Variable, describe, format_site, toposort
 from .loop.ir import Buffer
 from .lower import lower_cluster, lower_copy, lower_region
@@ -270,7 +270,7 @@ class _Bufferizer:
         home = {id(node): cluster for cluster in updating for node in cluster.members}
         reads: dict[int, list[tuple[Cluster, Read]]] = {}
         for cluster in updating:
-            for read in _reads_of_cluster(cluster, forced):
+            for read in reads_of_cluster(cluster, forced):
                 reads.setdefault(id(read.variable), []).append((cluster, read))
                 for alias in _aliases(read.variable):
                     reads.setdefault(id(alias), []).append((cluster, Read(alias, None)))
@@ -284,7 +284,7 @@ class _Bufferizer:
                 continue
             cluster = home[id(variable.owner)]
             if cluster.space == own.type.dims and all(
-                    other is cluster and _is_in_place(read)
+                    other is cluster and read.is_in_place()
                     for other, read in reads.get(id(own), ())):
                 chosen[k] = variable
         return chosen
@@ -427,30 +427,6 @@ def _has_many_columns(product: Apply) -> bool:
     """
     columns = product.outputs[0].type.dims[-1]
     return not (isinstance(columns, int) and columns < CONVERTED_COLUMNS)
-
-
-def _reads_of_cluster(cluster: Cluster, stop: set[int]) -> Iterator[Read]:
-    """Yield the accesses of a cluster's members when it computes an index.
-
-    A member that another one reads elsewhere, through a view, is computed there too: what it reads
-    itself then has no position.
-    """
-    moved: set[int] = set()
-    for node in reversed(cluster.members):
-        is_moved = not moved.isdisjoint(map(id, node.outputs))
-        for read in reads_of_node(node, stop):
-            if is_moved:
-                read = Read(read.variable, None)
-            if not _is_in_place(read):
-                moved.add(id(read.variable))
-            yield read
-
-
-def _is_in_place(read: Read) -> bool:
-    """Return whether a variable is read at the index that is computed."""
-    dims = read.variable.type.dims
-    return read.position is not None and all(
-        p == i or size == 1 for p, i, size in zip(read.position, index_of_rank(len(dims)), dims))
 
 
 def _aliases(variable: Variable) -> list[Variable]:

@@ -22,7 +22,7 @@ clusters that walk the rows of one matrix.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -419,6 +419,24 @@ def cost_of(node: Apply) -> float:
     """Return the cost of one element of a node, relative to an addition."""
     lower = node.op.lower
     return lower.cost if isinstance(lower, ScalarLowering) else 1.0
+
+
+def reads_of_cluster(cluster: Cluster, stop: frozenset[int] | set[int] = frozenset()
+                     ) -> Iterator[Read]:
+    """Yield the accesses of a cluster's members when it computes an index.
+
+    A member that another one reads elsewhere, through a view, is computed there too: what it reads
+    itself then has no position.
+    """
+    moved: set[int] = set()
+    for node in reversed(cluster.members):
+        is_moved = not moved.isdisjoint(map(id, node.outputs))
+        for read in reads_of_node(node, stop):
+            if is_moved:
+                read = Read(read.variable, None)
+            if not read.is_in_place():
+                moved.add(id(read.variable))
+            yield read
 
 
 def reductions_of(cluster: Cluster) -> list[Apply]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .access import Position, behind_views, index_of_rank
 from .dims import DimLike, floordiv, minimum, symbols_of
-from .fuse import Cluster, cost_of, is_outer, reductions_of
+from .fuse import Cluster, cost_of, is_outer, reads_of_cluster, reductions_of
 from .graph import Apply, Variable
 from .loop import scalar
 from .loop.ir import Accumulate, Buffer, Load, Local
@@ -142,7 +142,10 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
     """Give memory to row values that a later pass needs again and that cost much to compute.
 
     The memory is that of a result of the same type written in a later pass, where there is one.
+    A value that is also read elsewhere has none: that row may not be computed yet, and that place
+    of the result may be written already.
     """
+    elsewhere = {id(read.variable) for read in reads_of_cluster(cluster) if not read.is_in_place()}
     price = RECOMPUTE if memory.for_cores else RECOMPUTE_ON_GPU
     readers: dict[int, list[Apply]] = {}
     cost: dict[int, float] = {}
@@ -165,7 +168,8 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
                 # Computed again wherever it is read, from this value.
                 passes |= passes_of[id(reader)]
         if is_outer(node, cluster) or is_stored(node, memory) or len(passes) < 2 \
-                or cost_of(node) < price or out.type.dims != cluster.space:
+                or cost_of(node) < price or out.type.dims != cluster.space \
+                or id(out) in elsewhere:
             continue
         hosts = [other for other in cluster.members
                  if is_stored(other, memory) and other.outputs[0].type == out.type

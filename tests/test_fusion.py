@@ -133,6 +133,27 @@ LARGE = (260, 256)
 """More elements than ``IN_CACHE``."""
 
 
+@pytest.mark.parametrize("view", [
+    lambda x: x[::-1], lambda x: x[:, ::-1], lambda x: x.T, lambda x: x[1:] - x[:-1]],
+    ids=["rows", "columns", "transposed", "neighbours"])
+@pytest.mark.parametrize("finish", [
+    T.nnet.softmax, lambda x: x - x.max(axis=1, keepdims=True)], ids=["softmax", "difference"])
+def test_rows_of_a_view_are_not_taken_from_where_others_are_written(view, finish):
+    x, array = T.dmatrix("x"), uniform(40, 40)
+    _, result = compiled([x], finish(view(T.tanh(T.exp(x)))), array)
+    values = T.dmatrix("values")
+    _, wanted = compiled([values], finish(values), view(np.tanh(np.exp(array))).copy())
+    np.testing.assert_allclose(result, wanted, rtol=1e-12, atol=1e-15)
+
+
+def test_a_value_of_a_row_is_kept_for_its_next_pass():
+    x = T.dmatrix("x")
+    f, _ = compiled([x], T.nnet.softmax(T.tanh(x)), uniform(40, 40))
+    calls = [node for kernel in kernels(f) for stmt in statements(kernel.nest.body)
+             for node in postorder(*operands(stmt)) if isinstance(node, Scalar)]
+    assert len({id(node) for node in calls if node.name == "tanh"}) == 1
+
+
 def test_batch_norm_reads_its_input_three_times_and_stores_its_result_only():
     x, scale, shift = T.fmatrix("x"), T.fvector("scale"), T.fvector("shift")
     array = uniform(*LARGE, dtype="float32")
