@@ -57,6 +57,8 @@ CASES = {
     "norm": (normalised, numpy_normalised),
     "of a part": (lambda x: T.nnet.softmax(x[:, 1:]), lambda x: numpy_softmax(x[:, 1:])),
     "backwards": (lambda x: T.nnet.softmax(x[:, ::-1]), lambda x: numpy_softmax(x[:, ::-1])),
+    "with their first element": (
+        lambda x: x * x[:, 0].dimshuffle(0, "x"), lambda x: x * x[:, :1]),
     "of every other row": (lambda x: T.nnet.softmax(x[::2]), lambda x: numpy_softmax(x[::2])),
 }
 

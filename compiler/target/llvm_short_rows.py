@@ -224,9 +224,10 @@ class _ShortRows(VectorLoop):
         """Write where the stack holds the elements of an access, or return None."""
         if self.inner is None:
             return None
-        start = substitute(self.values.offset(buffer, position), {self.inner: 0})
-        key = (buffer.root(), start)
-        if key not in self.runs:
+        offset = self.values.offset(buffer, position)
+        key = (buffer.root(), substitute(offset, {self.inner: 0}))
+        # An element of a row, or every other one, begins where the row does.
+        if key not in self.runs or slope(offset, self.inner) != 1:
             return None
         number = self.writer.symbols[self.inner].text
         return [self.column(key, self.runs[key], number, copy) for copy in range(len(self.masks))]
