@@ -130,6 +130,11 @@ class Memory:
         self.give(variable, host)
         self.overwritten.add(host.root())
 
+    def forget(self, variables: Iterable[Variable]) -> None:
+        """Take back the memory that values had between passes."""
+        for variable in variables:
+            del self.buffers[id(variable)]
+
     def is_fresh(self, variable: Variable) -> bool:
         """Return whether a variable's buffer starts without content and has no alias yet."""
         buffer = self.buffers[id(variable)]

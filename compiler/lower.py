@@ -89,7 +89,7 @@ def row_passes(build: NestBuilder, cluster: Cluster, memory: Memory,
     over the row, a reduction ending each pass."""
     stages = _stages(cluster)
     last = max(stages.values())
-    _keep_between_passes(cluster, stages, memory)
+    kept = _keep_between_passes(cluster, stages, memory)
     lead = cluster.space[:cluster.outer]
     outer = build.open(lead) if part is None else part.at(build.open(part.of(lead)))
     inner_dims = cluster.space[cluster.outer:]
@@ -122,6 +122,8 @@ def row_passes(build: NestBuilder, cluster: Cluster, memory: Memory,
                 build.store_value(memory.buffer_of(node.outputs[0]), outer, total)
         build.flush()
     build.close(outermost="parallel")
+    # Another cluster that computes them has its own rows, and the host's memory its result by then.
+    memory.forget(kept)
 
 
 def _stages(cluster: Cluster) -> dict[int, int]:
@@ -138,8 +140,10 @@ def _stages(cluster: Cluster) -> dict[int, int]:
     return stages
 
 
-def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Memory) -> None:
-    """Give memory to row values that a later pass needs again and that cost much to compute.
+def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Memory
+                         ) -> list[Variable]:
+    """Give memory to row values that a later pass needs again and that cost much to compute;
+    return them.
 
     The memory is that of a result of the same type written in a later pass, where there is one.
     A value that is also read elsewhere has none: that row may not be computed yet, and that place
@@ -159,6 +163,7 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
                         and not is_stored(base.owner, memory):
                     cost[id(node)] += cost[id(base.owner)]
     passes_of: dict[int, set[int]] = {}
+    kept: list[Variable] = []
     for node in reversed(cluster.members):
         out = node.outputs[0]
         passes = passes_of[id(node)] = set()
@@ -177,6 +182,8 @@ def _keep_between_passes(cluster: Cluster, stages: Mapping[int, int], memory: Me
                  and memory.is_fresh(other.outputs[0])]
         host = memory.buffer_of(hosts[0].outputs[0]) if hosts else None
         memory.keep(out, host)
+        kept.append(out)
+    return kept
 
 
 def _column(cluster: Cluster, memory: Memory, uses: Mapping[int, int]) -> list[Kernel]:

@@ -146,6 +146,22 @@ def test_rows_of_a_view_are_not_taken_from_where_others_are_written(view, finish
     np.testing.assert_allclose(result, wanted, rtol=1e-12, atol=1e-15)
 
 
+def test_a_value_kept_in_a_results_memory_is_not_written_there_by_a_later_kernel():
+    x, array = T.dmatrix("x"), uniform(38, 40)
+    share = x / (1 + abs(x).sum(axis=1, keepdims=True))
+    scaled = share * T.tanh(share.max(axis=1, keepdims=True))
+    result = scaled - scaled.max(axis=1, keepdims=True)
+    columns = T.tanh(result).sum(axis=0)
+    f = tx.function([x], [result, share * (share * columns).sum(axis=1, keepdims=True)])
+    f.compile()
+    parts = array / (1 + abs(array).sum(axis=1, keepdims=True))
+    wanted = parts * np.tanh(parts.max(axis=1, keepdims=True))
+    wanted -= wanted.max(axis=1, keepdims=True)
+    others = parts * (parts * np.tanh(wanted).sum(axis=0)).sum(axis=1, keepdims=True)
+    for got, want in zip(f(array), (wanted, others), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14)
+
+
 def test_a_value_of_a_row_is_kept_for_its_next_pass():
     x = T.dmatrix("x")
     f, _ = compiled([x], T.nnet.softmax(T.tanh(x)), uniform(40, 40))
