@@ -72,6 +72,17 @@ def test_what_needs_other_rows_is_not_attached(name):
     assert attached(f) == [False]
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("mode", [None, "FAST_COMPILE"])
+def test_rows_without_columns_have_sums_too(symbolic, mode):
+    x, w, total = T.dmatrix("x"), T.dmatrix("w"), T.dvector("total")
+    f = tx.function([x, w, total], total - T.dot(x, w).sum(axis=1), mode=mode)
+    if symbolic:
+        f.compile({})
+    values = matrices((39, 5), (5, 0), (39,))
+    np.testing.assert_array_equal(f(*values), values[2])
+
+
 def test_an_update_of_an_operand_waits_for_the_product():
     (value,) = matrices((40, 40))
     w = tx.shared(value.copy(), name="w")

@@ -200,8 +200,10 @@ def _even(size: DimLike, most: int) -> DimLike:
 def task_count(step: Contract, cut: Blocking) -> DimLike:
     """Return how many tasks a contraction has."""
     stack, n = stack_of(step, cut.uses_blas), step.out.dims[-1]
-    tiles = ceildiv(stack.rows, cut.rows)
-    return stack.matrices * ceildiv(n, cut.task_columns) * ceildiv(tiles, cut.task_tiles)
+    tiles, across = ceildiv(stack.rows, cut.rows), ceildiv(n, cut.task_columns)
+    if step.epilogue is not None:
+        across = maximum(across, 1)  # It has to run on rows of no columns, too: their sum is 0.
+    return stack.matrices * across * ceildiv(tiles, cut.task_tiles)
 
 
 def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol, ...]:

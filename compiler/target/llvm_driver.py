@@ -350,6 +350,8 @@ class _RunEmitter:
     def contract(self, step: Contract, may_stop: bool) -> None:
         """Write the call of a contraction."""
         if 0 in step.out.dims:
+            if step.epilogue is not None:
+                self.kernel(step.epilogue, may_stop)
             return
         epilogue = self.epilogue(step)
         cut = blocking(step, self.module.machine)
