@@ -67,8 +67,9 @@ def _groups() -> tuple[list[str], list[str]]:
     unified: list[str] = []
     cpu: list[str] = []
     try:
-        with open(_MEMBERSHIP) as file:
-            lines = file.read().splitlines()
+        # Names of groups are bytes, which need not be text.
+        with open(_MEMBERSHIP, errors="surrogateescape") as file:
+            lines = file.read().split("\n")
     except OSError:  # another system than Linux
         lines = []
     for line in lines:

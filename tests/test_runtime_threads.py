@@ -357,6 +357,20 @@ def test_quota_of_the_control_groups(tmp_path, monkeypatch, files, groups, cpus)
     assert processors.default_threads() == min(cpus, len(os.sched_getaffinity(0)))
 
 
+def test_groups_whose_names_are_no_text(tmp_path, monkeypatch):
+    group = os.fsencode(tmp_path) + b"/\xff.slice"
+    try:
+        os.mkdir(group)
+    except OSError:
+        pytest.skip("this system's names are text")
+    with open(group + b"/cpu.max", "w") as file:
+        file.write("300000 100000")
+    (tmp_path / "membership").write_bytes(b"0::/\xff.slice\n")
+    monkeypatch.setattr(processors, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(processors, "_ROOTS", (tmp_path, tmp_path / "cpu"))
+    assert processors.cpu_quota() == 3
+
+
 def test_affinity_of_the_process():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity")
