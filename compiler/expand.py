@@ -17,6 +17,7 @@ from .dtypes import is_float
 from .graph import Apply, Variable, built_at, reapply, toposort
 from .operators import FUNCTIONS
 from .ops.op import ContractLowering, Expand, ReduceLowering
+from .selection import WRITES, select_places
 from .signs import is_nonpositive
 
 
@@ -55,6 +56,8 @@ def expand_node(node: Apply) -> Variable | None:
         return _split_reduction(node)
     if isinstance(lower, ContractLowering):
         return _multiply_sum(node)
+    if node.op.name in WRITES:
+        return select_places(node)
     if node.op.name == "exp" and is_nonpositive(node.inputs[0]):
         return FUNCTIONS["exp_nonpositive"](node.inputs[0])
     return None

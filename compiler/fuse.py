@@ -32,6 +32,7 @@ from .graph import Apply, Variable
 from .ops.op import (
     ContractLowering, IndexLowering, MapLowering, ReduceLowering, ScalarLowering, ScatterLowering,
     ViewLowering)
+from .row_values import row_values
 
 MAX_WEIGHT = 600.0
 """Largest total cost of a cluster's scalar operations: bounds the compile time of one kernel."""
@@ -142,6 +143,8 @@ def fuse(nodes: Sequence[Apply], outputs: Iterable[Variable], forced: set[int],
     if sum(map(cost_of, nodes)) > HUGE_TOTAL:
         fuser.limit = HUGE_WEIGHT
     early, late = fuser.separate(nodes)
+    if enabled:
+        fuser.find_row_values(nodes)
     for node in early:
         fuser.place(node)
     fuser.find_floors(late)
@@ -161,6 +164,7 @@ class _Fuser:
         self.limit = MAX_WEIGHT
         self.parts: dict[int, int] = {}
         self.floors: dict[int, int] = {}
+        self.row_values: set[int] = set()
 
     # -- forward: place every node ---------------------------------------------------------------
 
@@ -209,6 +213,11 @@ class _Fuser:
                 after.update(map(id, node.outputs))
         return early, late
 
+    def find_row_values(self, nodes: Sequence[Apply]) -> None:
+        """Find the values that have no cluster: those that read them compute them."""
+        costs = {id(node): cost_of(node) for node in nodes}
+        self.row_values = row_values(nodes, self.reads, self.forced | self.update_only, costs)
+
     def find_floors(self, late: Sequence[Apply]) -> None:
         """Note for each set of updates the first depth at which all that it needs is there, so
         that its members can meet in one cluster."""
@@ -220,7 +229,7 @@ class _Fuser:
 
     def place(self, node: Apply) -> None:
         """Put a node into the best cluster that may take it, or into a new one."""
-        if self.is_skipped(node):
+        if self.is_skipped(node) or id(node) in self.row_values:
             return
         reads = self.reads[id(node)]
         lower = node.op.lower
@@ -294,16 +303,20 @@ class _Fuser:
             if id(node) in self.home:
                 chains[id(node)] = self._chain(node, chains)
         for node in reversed(nodes):
-            if id(node) not in self.home:
+            if id(node) in self.row_values:
+                places = needed[id(node)]
+            elif id(node) in self.home:
+                home = self.home[id(node)]
+                places = self._places(node, home, needed[id(node)], stored, chains)
+            else:
                 continue
-            home = self.home[id(node)]
-            places = self._places(node, home, needed[id(node)], stored, chains)
             for place, _ in places.items():
                 located[place].add(id(node))
                 for read in self.reads[id(node)]:
                     owner = read.variable.owner
-                    if owner is not None and id(owner) in self.home:
-                        same = place is self.home[id(owner)] and _is_aligned(read, place)
+                    if owner is not None and (
+                            id(owner) in self.home or id(owner) in self.row_values):
+                        same = place is self.home.get(id(owner)) and _is_aligned(read, place)
                         exact = _is_bijection(read, node)
                         seen = needed[id(owner)]
                         seen[place] = seen.get(place, True) and (same or exact)
@@ -368,6 +381,10 @@ class _Fuser:
         if is_widening(node.outputs[0]):
             return True
         outside = [cluster for cluster in needed if cluster is not home]
+        if any(c.is_update for c in outside) and any(
+                id(read.variable.owner) in self.row_values & self.checked
+                for read in self.reads[id(node)]):
+            return False
         if len(chain.sources) <= 1 and chain.cost <= CHEAP:
             return True
         size = prod(node.outputs[0].type.dims)

@@ -123,7 +123,8 @@ def test_a_training_step_attaches_activations_and_updates():
         (data,) = matrices((50, 30))
         losses = [step(data, np.arange(50) % 10) for _ in range(3)]
         results.append([*losses, *(p.get_value() for p in parameters)])
-        expected = [True, True, False, True, True] if mode == "DebugMode" else [False] * 5
+        # The last layer's loop over rows checks the classes: it may fail, and stays by itself.
+        expected = [True, False, False, True, True] if mode == "DebugMode" else [False] * 5
         assert sorted(attached(step)) == sorted(expected)
         assert any(isinstance(s, Kernel) for s in steps_of(step))
     for ours, plain in zip(*results):

@@ -13,15 +13,16 @@ import numpy as np
 
 from ...runtime.artifact import DtypeError, IndexOutOfRangeError, ShapeError
 from .. import dtypes
-from ..dims import proves_different
-from ..graph import Apply, Constant, Variable, describe
+from ..dims import DimLike, proves_different
+from ..graph import Apply, Constant, TensorType, Variable, describe
+from ..loop import scalar
 from ..operators import FUNCTIONS
 from .index_layout import (
-    Spec, infer_read, infer_write, layout, lower_read, parse_index, reference_inc,
-    reference_read, reference_set)
+    Spec, checked_position, infer_read, infer_write, layout, lower_read, parse_index,
+    reference_inc, reference_read, reference_set)
 from .op import (
-    ArrayLike, IndexLowering, Region, Sample, ScatterLowering, Transpose, as_tensor, check,
-    is_weak, normalize_axes)
+    ArrayLike, IndexLowering, NoDerivative, Region, Sample, ScatterLowering, Transpose, as_tensor,
+    check, is_weak, normalize_axes)
 from .public import builder, row
 from .shape import broadcast_to, flatten, zeros_like
 from .sizes import sizes_of
@@ -271,6 +272,49 @@ _ADVANCED_INC = row(
     reference=reference_inc, derivative=_inc_rules(),
     lower=_scatter(accumulate=True, is_parallel=False), namespace="", section="Indexing",
     samples=_write_samples(inc_subtensor, _numpy_inc, _REPEATED_WRITES))
+
+
+def place(index: Variable, x: Variable, axis: int) -> Variable:
+    """Return indices along an axis of ``x`` counted from the front, each checked where it is used.
+
+    Parameters
+    ----------
+    index : integers of any shape
+        Negative ones count from the end.
+    x : tensor
+        Only its type matters.
+    axis : int
+
+    Returns
+    -------
+    Variable
+        int64, of the shape of ``index``.
+
+    Raises
+    ------
+    IndexOutOfRangeError
+        At the call, if an index is outside the axis.
+    """
+    return _PLACE(index, x, axis=axis)
+
+
+def _lower_place(context: Any, index: tuple[DimLike, ...], node: Apply) -> Any:
+    return scalar.index(checked_position(
+        context, context.read(0, index), node.inputs[1], node.params["axis"]))
+
+
+def _place_array(index: np.ndarray, x: np.ndarray, axis: int) -> np.ndarray:
+    return reference_read(np.arange(x.shape[axis]), index, spec=("array",))
+
+
+_PLACE = row(
+    place, kind="structured",
+    infer=lambda index, x, axis: ([TensorType("int64", index.type.dims)], []),
+    reference=_place_array, derivative=NoDerivative("its elements are integers"),
+    lower=IndexLowering(_lower_place, is_cheap=True), namespace="", section="Indexing",
+    samples=(Sample(((4,), (4, 3)), (("int64", "float64"), ("int8", "float32")),
+                    lambda f, i, x: f(i, x, 1), lambda i, x: np.arange(3)[i],
+                    domain=((-3, 2), (0, 1)), differentiable=False),))
 
 
 # -- built from indexing ---------------------------------------------------------------------------

@@ -76,9 +76,7 @@ class Layout:
                 result.append(self._scalar_position(context, self.operands[details[0]], axis))
             else:
                 value = context.read(first + details[0], self._within(details[0], index))
-                result.append(_checked_position(
-                    context, scalar.apply("cast", value, dtype="int64"), size,
-                    self._message(axis)))
+                result.append(checked_position(context, value, self.x, axis))
         return tuple(result)
 
     def _within(self, operand: int, index: Position) -> Position:
@@ -96,17 +94,18 @@ class Layout:
         context.check(
             scalar.apply("and", scalar.apply("ge", scalar.index(place), scalar.const(0, "int64")),
                          scalar.apply("lt", scalar.index(place), scalar.index(size))),
-            self._message(axis), scalar.index(wanted))
+            _message(self.x, axis), scalar.index(wanted))
         return maximum(minimum(place, size - 1), 0)
-
-    def _message(self, axis: int) -> str:
-        text = out_of_range("\0", self.x, axis).replace("{", "(").replace("}", ")")
-        return text.replace("\0", "{value}")
 
 
 def out_of_range(index: Any, x: Variable, axis: int) -> str:
     """Return the message for an index outside its axis."""
     return f"Index {index} is out of range for axis {axis} of {describe(x)} {x.type}."
+
+
+def _message(x: Variable, axis: int) -> str:
+    text = out_of_range("\0", x, axis).replace("{", "(").replace("}", ")")
+    return text.replace("\0", "{value}")
 
 
 def wrapped(index: DimLike, size: DimLike) -> DimLike:
@@ -134,9 +133,10 @@ def is_checked_before(index: DimLike) -> bool:
         and (proves_nonnegative(index) or proves_nonnegative(-1 - index))
 
 
-def _checked_position(context: Any, value: Expr, size: DimLike, message: str) -> DimLike:
-    """Wrap, check and clamp an int64 expression, so that it never points outside."""
+def checked_position(context: Any, value: Expr, x: Variable, axis: int) -> DimLike:
+    """Wrap, check and clamp an integer expression, so that it never points outside ``x``."""
     from ..loop.ir import Const, Index
+    value, size = scalar.apply("cast", value, dtype="int64"), x.type.dims[axis]
     if isinstance(value, (Const, Index)):
         known = value.value if isinstance(value, Const) else value.dim
         place = wrapped(known, size)
@@ -146,7 +146,7 @@ def _checked_position(context: Any, value: Expr, size: DimLike, message: str) ->
     place = scalar.apply("select", scalar.apply("lt", value, zero),
                          scalar.apply("add", value, length), value)
     context.check(scalar.apply("and", scalar.apply("ge", place, zero),
-                               scalar.apply("lt", place, length)), message, value)
+                               scalar.apply("lt", place, length)), _message(x, axis), value)
     return context.bind(scalar.apply(
         "maximum", scalar.apply("minimum", place, scalar.index(size - 1)), zero))
 

@@ -92,10 +92,12 @@ class IndexLowering(NamedTuple):
     ``context.read(k, position)`` gives an element of input k, ``context.bind(expression)`` turns
     an int64 expression into a dim, ``context.check(condition, message, value)`` reports an
     ``IndexOutOfRangeError``.  ``is_view``: pure re-indexing of input 0, free to recompute.
+    ``is_cheap``: as good as elementwise, may be computed once for every row that needs it.
     """
 
     rule: Callable[..., Any]
     is_view: bool = False
+    is_cheap: bool = False
 
 
 class ReduceLowering(NamedTuple):

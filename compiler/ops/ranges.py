@@ -94,7 +94,8 @@ def _lower_arange(context: Any, index: tuple[DimLike, ...], node: Apply) -> Any:
 _ARANGE = row(
     arange, kind="structured", infer=_infer_arange,
     reference=lambda start, stop, step: np.arange(int(start), int(stop), step, dtype="int64"),
-    derivative=NoDerivative("its elements are integers"), lower=IndexLowering(_lower_arange),
+    derivative=NoDerivative("its elements are integers"),
+    lower=IndexLowering(_lower_arange, is_cheap=True),
     section="Ranges", samples=(
         Sample((), ((),), lambda f: f(5), lambda: np.arange(5)),
         Sample((), ((),), lambda f: f(7, -2, -3), lambda: np.arange(7, -2, -3)),

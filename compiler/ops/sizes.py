@@ -48,7 +48,8 @@ def _lower_size(context: Any, index: tuple[DimLike, ...], node: Apply) -> Any:
 
 _SIZE = row(
     size, kind="structured", infer=_infer_size, reference=lambda dim: np.asarray(dim, "int64"),
-    derivative=_INTEGRAL, lower=IndexLowering(_lower_size), namespace="", section="Shapes",
+    derivative=_INTEGRAL, lower=IndexLowering(_lower_size, is_cheap=True), namespace="",
+    section="Shapes",
     samples=(Sample((), dtypes=((),), call=lambda f: f(3), reference=lambda: np.int64(3)),))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from ...runtime.artifact import InternalError
 from .. import dtypes
 from ..dims import DimLike, as_symbol, prod, proves_equal
-from ..graph import Apply, Constant, DataSymbol, Variable, dim_of, input_variable
+from ..graph import Apply, Constant, DataSymbol, Variable, built_at, dim_of, input_variable
 from ..operators import FUNCTIONS
 from ..ops.op import REGISTRY, as_tensor
+from ..selection import sum_of_places
 from ..widen import reference
 from .pattern import Builder, Effect, Facts, computed_rule, fit
 
@@ -180,6 +181,21 @@ def merge_reductions(node: Apply, builder: Builder, facts: Facts) -> Variable | 
     return builder.apply(node.op, inner.inputs, {"axes": axes}, node.site)[0]
 
 
+@computed_rule("sum(zeros, y added once a row, the row) -> y", ["sum"], Effect.SIGN_OF_ZERO, [
+    lambda: (FUNCTIONS["inc_subtensor"](FUNCTIONS["zeros"]((2, 3))[
+        np.arange(2), FUNCTIONS["argmax"](x := _x(2, 3), axis=1)], y := _x(2)).sum(axis=1),
+        [x, y])])
+def sum_one_place(node: Apply, builder: Builder, facts: Facts) -> Variable | None:
+    """Read the one value of each row that is not zero; its index stays checked."""
+    write = node.inputs[0].owner
+    if write is None or write.op.name != "advanced_inc_subtensor" \
+            or facts.scalar_value(write.inputs[0]) != 0:
+        return None
+    with built_at(node.site):
+        found = sum_of_places(write, node.params["axes"])
+    return None if found is None else fit(builder.adopt(found), node.outputs[0], builder)
+
+
 @computed_rule("reduce(v, axis of length 1) -> dimshuffle(v)", _REDUCTIONS, Effect.EXACT, [
     lambda: ((x := _x(2, 1, 4)).sum(axis=(1, 2)), [x]),
     lambda: ((x := _x(2, 1)).max(axis=1), [x])])
@@ -301,7 +317,7 @@ def order_products(node: Apply, builder: Builder, facts: Facts) -> Variable | No
 
 
 CANONICAL = (fold_constants, divide_by_power_of_two, merge_power_of_two, combine_sizes,
-             compose_dimshuffles, drop_shape_change, merge_reductions, reduce_fewer_axes,
-             merge_casts, transpose_operands)
+             compose_dimshuffles, drop_shape_change, merge_reductions, sum_one_place,
+             reduce_fewer_axes, merge_casts, transpose_operands)
 
 FAST_MATH = (order_products,)

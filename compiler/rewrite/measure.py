@@ -62,6 +62,7 @@ _LINEAR: dict[str, tuple[int, int]] = {
     "tanh": (8, 40), "invert": (1, 1), "dimshuffle": (2, 0), "reshape": (1, 1),
     "broadcast_to": (1, 1),
     "subtensor": (1, 1), "advanced_subtensor": (1, 1), "size": (1, 1),
+    "place": (1, 1),
 }
 _FIRST_INPUT_ONLY = frozenset({
     "broadcast_to", "reshape", "subtensor", "advanced_subtensor"})
