@@ -461,7 +461,7 @@ class _CheckedWriter(FunctionWriter):
         if verb not in ("add", "mul"):
             return super().integer(operation, left, right)
         scope = self.scopes[0]
-        key = (verb, left.text, right.text)
+        key = f"{verb} {left.text}, {right.text}"
         if key not in scope.memo:
             function = self.module.declare(f"llvm.s{verb}.with.overflow.i64", "{ i64, i1 }",
                                            "i64", "i64")

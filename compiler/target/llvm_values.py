@@ -138,9 +138,8 @@ class Values:
 
     def address_at(self, buffer: Buffer, offset: DimLike) -> str:
         """Write the address of the element after ``offset`` others."""
-        return self.writer.emit(
-            f"getelementptr inbounds {memory_type(buffer.dtype)}, "
-            f"ptr {self.addresses[buffer.root()]}, i64 {self.writer.dim(offset)}")
+        return self.writer.address(
+            memory_type(buffer.dtype), self.addresses[buffer.root()], offset)
 
     def check(self, stmt: Check) -> None:
         """Write a check without a branch: the largest offending value is reported at the end."""

@@ -84,7 +84,7 @@ class Scope:
     """A region of the function in which certain symbols have values."""
 
     entry: Lines
-    memo: dict[tuple[str, str, str], Value] = field(default_factory=dict)
+    memo: dict[str, Value] = field(default_factory=dict)
 
 
 class Module:
@@ -105,6 +105,8 @@ class Module:
         Text of each external function or helper used, by name.
     exports : list of str
         Declaration of each function that other modules may call.
+    hides_counters : bool
+        Whether LLVM shall not look for what depends on a loop's counter.
     """
 
     def __init__(self, machine: Machine = Machine(), kernels: Module | None = None) -> None:
@@ -115,6 +117,8 @@ class Module:
         self.functions: list[str] = []
         self.metadata: list[str] = []
         self._nontemporal: str | None = None
+        # Those that call another module's functions are compiled at level 0.
+        self.hides_counters = machine.is_optimised and kernels is None
 
     def loop_metadata(self, hints: tuple[str, ...]) -> str:
         """Add the properties of one loop; return the reference to them."""
@@ -276,7 +280,7 @@ class FunctionWriter:
                 self.once(index, first, body)
             return
         top, after = self.label("loop"), self.label("end")
-        before, following = self.block, self.name()
+        before = self.block
         enter = self.emit(f"icmp slt i64 {begin}, {end}")
         self.run(f"br i1 {enter}, label %{top}, label %{after}")
         self.start(top)
@@ -288,7 +292,7 @@ class FunctionWriter:
         self.bind(index, counter)
         body()
         self.pop_scopes(depth)
-        self.run(f"{following} = add nuw nsw i64 {counter}, {step}")
+        following = self.hidden("i64", self.emit(f"add nuw nsw i64 {counter}, {step}"))
         again = self.emit(f"icmp slt i64 {following}, {end}")
         phi.append(f"  {counter} = phi i64 [ {begin}, %{before} ], [ {following}, %{self.block} ]")
         suffix = f", !llvm.loop {self.module.loop_metadata(hints)}" if hints else ""
@@ -322,15 +326,15 @@ class FunctionWriter:
             The registers of the last state.
         """
         top, after = self.label("carry"), self.label("end")
-        before, following = self.block, self.name()
+        before = self.block
         enter = self.emit(f"icmp sgt i64 {count}, 0")
         self.run(f"br i1 {enter}, label %{top}, label %{after}")
         self.start(top)
         counter, now = self.name(), [self.name() for _ in kinds]
         phis: Lines = []
         self.lines.append(phis)
-        later = step(now)
-        self.run(f"{following} = add nuw nsw i64 {counter}, 1")
+        later = [self.hidden(kind, value) for kind, value in zip(kinds, step(now))]
+        following = self.hidden("i64", self.emit(f"add nuw nsw i64 {counter}, 1"))
         again = self.emit(f"icmp slt i64 {following}, {count}")
         phis += [f"  {name} = phi {kind} [ {first}, %{before} ], [ {next_}, %{self.block} ]"
                  for name, kind, first, next_ in zip(
@@ -341,6 +345,17 @@ class FunctionWriter:
         self.start(after)
         return [self.emit(f"phi {kind} [ {first}, %{before} ], [ {next_}, %{last} ]")
                 for kind, first, next_ in zip(kinds, start, later)]
+
+    def hidden(self, kind: str, value: str) -> str:
+        """Return a loop's counter or address in its next iteration as LLVM is to see it.
+
+        Code that is optimised gets it from empty assembly, which costs no instruction.  LLVM would
+        else search for sums of such variables that make addresses cheaper, in up to two thirds of
+        the time that it takes for a kernel; they are written cheap (:meth:`address`).
+        """
+        if self.module.hides_counters and kind in ("i64", "ptr"):
+            return self.emit(f'call {kind} asm "", "=r,0"({kind} {value})')
+        return value
 
     def is_less(self, left: DimLike, right: DimLike) -> str:
         """Write a comparison of dims, or decide it."""
@@ -393,17 +408,53 @@ class FunctionWriter:
             if folded is not None and -1 << 63 <= folded < 1 << 63:
                 return Value(str(folded), 0)
         depth = max(left.depth, right.depth)
+        if operation.startswith("@"):
+            text = f"call i64 {operation}(i64 {left.text}, i64 {right.text})"
+        else:
+            text = f"{operation} i64 {left.text}, {right.text}"
+        return self._once(text, depth)
+
+    def address(self, kind: str, base: str, offset: DimLike) -> str:
+        """Write the address of an element.
+
+        Each part of its offset is added where it is known, from the function's entry inwards, and
+        numbers last: addresses that differ by a number share a register, as it is a part of the
+        instruction that loads or stores.
+
+        Parameters
+        ----------
+        kind : str
+            LLVM type of an element.
+        base : str
+            Operand that is available in the whole function.
+        offset : dim
+            Elements before this one.
+        """
+        terms = {(): offset} if isinstance(offset, int) else dict(offset.terms)
+        number = terms.pop((), 0)
+        parts: dict[int, list[Value]] = {}
+        for monomial, coefficient in terms.items():
+            value = self._term(monomial, coefficient, exact=True)
+            known = _number(value.text)
+            if known is None:
+                parts.setdefault(value.depth, []).append(value)
+            else:
+                number += known
+        place = base
+        for depth in sorted(parts):
+            total = self._chain("add", parts[depth], exact=True)
+            place = self._once(
+                f"getelementptr {kind}, ptr {place}, i64 {total.text}", depth).text
+        return self.emit(f"getelementptr {kind}, ptr {place}, i64 {number}") if number else place
+
+    def _once(self, operation: str, depth: int) -> Value:
+        """Write an operation at a scope where its operands are available, once."""
         scope = self.scopes[depth]
-        key = (operation, left.text, right.text)
-        found = scope.memo.get(key)
+        found = scope.memo.get(operation)
         if found is None:
             name = self.name()
-            if operation.startswith("@"):
-                text = f"call i64 {operation}(i64 {left.text}, i64 {right.text})"
-            else:
-                text = f"{operation} i64 {left.text}, {right.text}"
-            scope.entry.append(f"  {name} = {text}")
-            found = scope.memo[key] = Value(name, depth)
+            scope.entry.append(f"  {name} = {operation}")
+            found = scope.memo[operation] = Value(name, depth)
         return found
 
     def _atom(self, atom: Symbol | Call) -> Value:
