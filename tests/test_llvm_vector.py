@@ -407,6 +407,19 @@ def test_positions_that_are_data_take_one_vector():
     assert plan_of((body[0], exponential)).copies == plan_of((Store(OUT, (i,), HERE),)).copies
 
 
+def test_totals_of_a_function_are_not_fitted_to_the_extent():
+    total = Local("total", "float32")
+
+    def copies(value):
+        inner = loop(Accumulate(total, "add", value), extent=1000)
+        nest = Nest("nest", (Let(total, const(0, "float32")), inner))
+        values = Values(FunctionWriter(Module(Machine(32)), "define void @f()"), nest, {})
+        return vector_plan(inner, values, 20.0, 32).copies
+
+    assert copies(HERE) == 5
+    assert copies(call("exp", HERE)) == 6
+
+
 def test_lanes_follow_the_data():
     assert plan_of((Store(OUT, (i,), HERE),)).lanes == 8
     assert plan_of((Store(OUT, (i,), HERE),), vector_bytes=64).lanes == 16

@@ -120,9 +120,11 @@ def vector_plan(loop: For, values: Values, cost: float, vector_bytes: int,
     calls = [node for node in analysis.scalars if node.name in FUNCTIONS]
     shares = _share(calls)
     inline = shares or len(calls) <= INLINED_CALLS
+    only_totals = not any(isinstance(stmt, Store) for stmt in _flat(loop.body))
+    is_flexible = not (calls and analysis.accumulated and only_totals)
     wanted = wanted or _wanted(analysis, cost, inline, bool(calls))
     return VectorPlan(
-        lanes, _copies(loop.extent, lanes, wanted), cost >= MASKED_BODY,
+        lanes, _copies(loop.extent, lanes, wanted, is_flexible), cost >= MASKED_BODY,
         inline, shares, frozenset(analysis.varying),
         frozenset(analysis.symbols), tuple(analysis.hoisted), analysis.accumulated)
 
@@ -146,13 +148,19 @@ def _unsigned(expr: Expr) -> Expr:
     return expr.args[0] if isinstance(expr, Scalar) and expr.name == "neg" else expr
 
 
-def _copies(extent: DimLike, lanes: int, wanted: int) -> int:
-    """Return the number of vectors side by side, about as many as are wanted."""
+def _copies(extent: DimLike, lanes: int, wanted: int, is_flexible: bool) -> int:
+    """Return the number of vectors side by side: as many as are wanted, or about, if flexible.
+
+    Totals of function values are not: beside five or seven, LLVM has registers for fewer of them
+    in a loop of known extent, which takes up to 1.1 times as long.
+    """
     if not isinstance(extent, int):
         return wanted
     vectors = -(-extent // lanes)
     if vectors <= wanted:
         return vectors
+    if not is_flexible:
+        return wanted
     # Of two about equal numbers, that which leaves less after the loop makes shorter code.
     nearby = (wanted, wanted + 1, wanted - 1) if wanted > 2 else (wanted, wanted + 1)
     return min(nearby, key=lambda count: vectors % count)
