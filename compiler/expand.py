@@ -3,8 +3,9 @@
 Enters: any graph.  Leaves: an equal one in which composite ops are replaced by their expansions;
 every reduction has adjacent axes, and reduces trailing axes, or axes before trailing ones, or a
 whole vector; products of a matrix and a vector are multiply-sums, which fuse with their
-surroundings and run at the speed of memory; and exponentials of what cannot be positive, as in a
-softmax, are those of the shorter function.
+surroundings and run at the speed of memory; exponentials of what cannot be positive, as in a
+softmax, are those of the shorter function; and ``x - max(x)`` is of rounded elements, as the
+largest one is: the difference from an exact product could be large and positive.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .graph import Apply, Variable, built_at, reapply, toposort
 from .operators import FUNCTIONS
 from .ops.op import ContractLowering, Expand, ReduceLowering
 from .selection import WRITES, select_places
-from .signs import is_nonpositive
+from .signs import is_nonpositive, takes_off_largest
 
 
 def expand(outputs: Sequence[Variable]) -> list[Variable]:
@@ -58,6 +59,8 @@ def expand_node(node: Apply) -> Variable | None:
         return _multiply_sum(node)
     if node.op.name in WRITES:
         return select_places(node)
+    if node.op.name == "sub" and is_float(node.outputs[0].dtype) and takes_off_largest(node):
+        return FUNCTIONS["sub_rounded"](*node.inputs)
     if node.op.name == "exp" and is_nonpositive(node.inputs[0]):
         return FUNCTIONS["exp_nonpositive"](node.inputs[0])
     return None

@@ -29,7 +29,7 @@ def is_nonpositive(variable: Variable) -> bool:
     if node.op.name == "mul":
         return any(_is_constant(c, sign=-1) and _is_nonnegative(y)
                    for y, c in (node.inputs, node.inputs[::-1]))
-    return node.op.name == "sub" and _is_largest(node)
+    return takes_off_largest(node)
 
 
 def _is_nonnegative(variable: Variable) -> bool:
@@ -52,8 +52,11 @@ def _is_constant(variable: Variable, sign: int) -> bool:
     return isinstance(base, Constant) and bool(np.all(base.data * sign >= 0))
 
 
-def _is_largest(node: Apply) -> bool:
-    """Return whether a difference takes off each element the largest of some that include it."""
+def takes_off_largest(node: Apply) -> bool:
+    """Return whether a node is ``x - max(x)``: takes off each element the largest of some that
+    include it."""
+    if node.op.name not in ("sub", "sub_rounded"):
+        return False
     source, most = node.inputs
     if source.type.dims != node.outputs[0].type.dims:  # Else it is read at other places too.
         return False

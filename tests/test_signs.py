@@ -70,3 +70,19 @@ def test_edges_of_rows_are_those_of_plain_exponentials(dtype):
     for got, want in zip(f(rows), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=8 * info.eps,
                                    atol=4 * float(info.smallest_subnormal))
+
+
+def test_a_product_that_a_softmax_is_of_is_rounded_before_its_largest_is_taken_off():
+    x, y = T.fmatrices("x", "y")
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=(50, 64)).astype("float32") * 1e5 for _ in range(2))
+    product = (left * right).astype("float64")
+    shifted = product - product.max(axis=1, keepdims=True)
+    want = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    largest_off = x * y - largest(x * y, 1)
+    found = tx.function([x, y], [T.nnet.softmax(x * y), T.nnet.logsoftmax(x * y), largest_off])
+    softmax, logsoftmax, difference = found(left, right)
+    np.testing.assert_allclose(softmax, np.exp(want), rtol=1e-6)
+    np.testing.assert_allclose(logsoftmax, want, rtol=1e-6)
+    np.testing.assert_array_equal(difference, shifted.astype("float32"))
+    assert names_in(largest_off)[-1] == "sub_rounded"

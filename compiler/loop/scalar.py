@@ -119,6 +119,8 @@ CHOICES = ("select", "shortcut")
 _ROWS = (
     ScalarOp("add", 2, "if", "same", np.add, "sum; integers wrap"),
     ScalarOp("sub", 2, "if", "same", np.subtract, "difference; integers wrap"),
+    ScalarOp("sub_rounded", 2, "f", "same", np.subtract,
+             "difference of its arguments as they are rounded: no part of a multiply-add"),
     ScalarOp("mul", 2, "if", "same", np.multiply, "product; integers wrap"),
     ScalarOp("div", 2, "f", "same", np.divide, "IEEE quotient"),
     ScalarOp("floordiv", 2, "i", "same", _integer_divide,

@@ -31,6 +31,11 @@ sub = binary(
     "Difference: ``x - y``.  Integers wrap.",
     lower=primitive("sub"), accepts="if", aliases=("subtract",))
 
+sub_rounded = binary(
+    "sub_rounded", np.subtract, Partials(lambda x, y, z: [ONE, MINUS_ONE]),
+    "``x - y`` of the rounded x and y, whatever they are computed from.",
+    lower=primitive("sub_rounded"), accepts="f", namespace="")
+
 mul = binary(
     "mul", np.multiply, Partials(lambda x, y, z: [y, x]),
     "Product: ``x * y``.  Integers wrap; on bool it is logical and.",

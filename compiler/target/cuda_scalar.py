@@ -195,7 +195,9 @@ def _bitcast(node: Scalar, args: Sequence[str]) -> str:
 
 
 PRINTERS: dict[str, Printer] = {
-    "add": _binary("add"), "sub": _binary("sub"), "mul": _binary("mul"), "div": _compare("/"),
+    "add": _binary("add"), "sub": _binary("sub"),
+    "sub_rounded": lambda node, args: f"__{'f' if node.dtype == 'float32' else 'd'}sub_rn"
+                                      f"({args[0]}, {args[1]})", "mul": _binary("mul"), "div": _compare("/"),
     "floordiv": _template("floor_divide"), "mod": _template("modulo"), "fma": _function("fma"),
     "neg": _negate, "abs": _absolute, "minimum": _binary("minimum"),
     "maximum": _binary("maximum"), "sqrt": _function("sqrt"), "floor": _function("floor"),

@@ -123,7 +123,8 @@ def _binary(name: str) -> Emitter:
 
 
 def _subtract(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) -> str:
-    operation = f"fsub {CONTRACT}" if is_float(node.dtype) else "sub"
+    operation = "sub" if not is_float(node.dtype) else \
+        f"fsub {CONTRACT}" if node.name == "sub" else "fsub"
     return writer.emit(f"{operation} {llvm_type(node.dtype, lanes)} {args[0]}, {args[1]}")
 
 
@@ -320,7 +321,8 @@ def _bitcast(writer: FunctionWriter, node: Scalar, args: list[str], lanes: int) 
 
 
 EMITTERS: dict[str, Emitter] = {
-    "add": _binary("add"), "sub": _subtract, "mul": _binary("mul"), "div": _divide,
+    "add": _binary("add"), "sub": _subtract,
+    "sub_rounded": _subtract, "mul": _binary("mul"), "div": _divide,
     "floordiv": _floor_divide, "mod": _modulo, "fma": _fma, "neg": _negate, "abs": _absolute,
     "minimum": _binary("minimum"), "maximum": _binary("maximum"),
     "sqrt": _float_intrinsic("sqrt"), "floor": _float_intrinsic("floor"),
