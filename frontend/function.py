@@ -91,6 +91,7 @@ class Function:
         self._trust_input = False
         self._converter: Converter | None = None  # known when a device is first used
         self._compiled: Callable[..., Any] | None = None
+        self._enters_later = False  # whether calls will stay in compiled code, once that is loaded
         self._storages = [v.storage for v in self.signature.shared]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,6 +110,8 @@ class Function:
 
     def _dispatch(self, *args: Any, **kwargs: Any) -> Any:
         """Convert the arguments, find or make the variant for their sizes, and run it."""
+        if self._enters_later:
+            self._enter_once_loaded()
         out = kwargs.pop("out", None) if self._takes_out else None
         if self._converter is None:
             from .runtime.devices import converter_for
@@ -236,12 +239,6 @@ class Function:
         from .runtime.devices import make_executable
         start = time.perf_counter()
         options = self.options
-        if options.device == "cpu":
-            from .compiler.target import target_of
-            from .runtime.cpu_support import prepare
-            # LLVM answers one thread at a time: ask what the processor is before it is busy.
-            target_of(options.device).describe()
-            prepare()
         if options.memory_budget is not None:
             options = replace(options, size_hints=dict(hints or {}))
         store = None if cache.folder() is None else cache
@@ -259,18 +256,34 @@ class Function:
         return variant
 
     def _enter(self) -> None:
-        """Make ``__call__`` the chain of the variants' entries, which ends in the careful path."""
-        from .runtime.cpu_entry import make_entry
+        """Make ``__call__`` the chain of the variants' entries, which ends in the careful path.
+
+        Until the code of the entries is loaded, which no first call waits for, that path is all.
+        """
+        from .runtime import cpu_support
         careful = self._dispatch
         entry: Any = careful
-        defaults = [self._default(*pair) for pair in zip(self._specs, self._arguments)]
-        ordered = self._ordered() if self.options.device == "cpu" else []
-        for variant in reversed(ordered):
-            entry = make_entry(variant.executable, careful, entry, defaults)
+        on_cpu = self.options.device == "cpu"
+        self._enters_later = on_cpu and bool(self.variants) and not cpu_support.is_loaded()
+        if on_cpu and not self._enters_later:
+            from .runtime.cpu_entry import make_entry
+            defaults = [self._default(*pair) for pair in zip(self._specs, self._arguments)]
+            for variant in reversed(self._ordered()):
+                entry = make_entry(variant.executable, careful, entry, defaults)
         self._compiled = None if entry is careful else entry
         if self._counts_calls:
             entry = staticmethod(self.profile.counted(entry))
         type(self).__call__ = entry
+
+    def _enter_once_loaded(self) -> None:
+        """Begin to load the code of the entries, or, when that is done, make them."""
+        from .runtime import cpu_support
+        # Whoever holds the lock compiles a variant, and enters after that.
+        if cpu_support.load_beside() and self._lock.acquire(blocking=False):
+            try:
+                self._enter()
+            finally:
+                self._lock.release()
 
     def _default(self, spec: In, argument: Argument) -> np.ndarray | None:
         """Return a default as an array; None when there is none, or a call will have to refuse it.

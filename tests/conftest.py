@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tetractys.runtime import cuda_driver, cuda_nvrtc
+from tetractys.runtime import cpu_support, cuda_driver, cuda_nvrtc
 from tetractys.runtime.errors import CompileError, TetractysError
+
+
+@pytest.fixture(scope="session", autouse=True)
+def entry_loaded():
+    """Load the call entry, so that every test sees calls go through it from the second one on."""
+    cpu_support.load()
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -496,3 +498,84 @@ def test_results_without_blocks(monkeypatch):
     f = tx.function([x], 2 * x)
     f(vector())
     np.testing.assert_array_equal(f(vector()), 2 * vector())
+
+
+# --- Before the entry is loaded ------------------------------------------------------------------
+
+FRESH = """
+import sys
+import numpy as np
+import tetractys as tx
+from tetractys import tensor as T
+from tetractys.runtime import cpu_support
+
+x = T.dvector("x")
+f = tx.function([x, tx.In(T.dscalar("y"), value=2.0)], x * 3, on_unused_input="ignore")
+a = np.arange(5.0)
+
+def check():
+    np.testing.assert_array_equal(f(a), 3 * a)
+    np.testing.assert_array_equal(f([1, 2], y=1.0), [3, 6])
+    out = np.empty(5)
+    assert f(a, out=out) is out and (out == 3 * a).all()
+
+def in_compiled_code():
+    return type(type(f).__call__) is type(len)
+
+f(a)
+assert "tetractys.runtime.cpu_entry" not in sys.modules, "the first call loads the entry"
+"""
+
+
+def run_fresh(text: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", FRESH + text], capture_output=True, text=True,
+                          timeout=60)
+
+
+@pytest.mark.parametrize("text", [
+    """
+f.trust_input = True
+while not in_compiled_code():
+    check()
+check()
+g = tx.function([x], x + 1)
+g(a)
+assert type(type(g).__call__) is type(len), "the entry is loaded, and not used"
+""",
+    """
+f(a)  # begins to load, and the interpreter ends
+""",
+    """
+import threading
+threading.Thread.start = lambda thread: None
+f(a)  # as in the child of a fork: the thread that should load does not exist
+check()
+assert in_compiled_code()
+""",
+    """
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+import threading
+threading.Thread.start = refuse
+check()
+assert in_compiled_code()
+"""], ids=["calls", "exit", "no thread", "no more threads"])
+def test_calls_before_the_entry_is_loaded(text):
+    done = run_fresh(text)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_error_of_the_loading_thread_reaches_a_call():
+    done = run_fresh("""
+from tetractys.runtime import cpu_entry, cpu_support
+def fail():
+    raise RuntimeError("no entry")
+cpu_entry.is_available = fail
+f(a)
+cpu_support._begun[0].join()
+try:
+    f(a)
+except RuntimeError as error:
+    print(error)
+""")
+    assert done.stdout == "no entry\n", done.stderr
