@@ -31,7 +31,7 @@ from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import KernelCode
 from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
-from .llvm_tiles import LEAST_INNER, PANEL_BYTES, last_panels, tile_shape
+from .llvm_tiles import LEAST_INNER, PANEL_BYTES, last_panels, shortened, tile_shape
 from .llvm_writer import FunctionWriter, Module
 
 TASK_TILES = 16
@@ -432,7 +432,6 @@ class _ContractWriter:
         writer, lanes, vectors = self.writer, self.lanes, self.cut.vectors
         left, right = between
         full = floordiv(right - left, self.width)
-        narrow, masks, last = vectors, vectors, 1
         if isinstance(self.n, int):
             # Only the last columns of the matrix are not whole panels.
             columns = self.n % self.cut.task_columns
@@ -440,6 +439,9 @@ class _ContractWriter:
             masks = int(self.n % lanes != 0)
             last = max(last, int(columns % self.width != 0))
             full = full - max(last - 1, 0) * floordiv(right, max(self.n, 1))
+        else:
+            narrow = masks = last = max(vectors - 1, 1)
+            full = full - shortened(right - left - full * self.width, full, lanes, vectors)
         if not (isinstance(self.n, int) and self.n < self.width):
             panel = Symbol("panel", extent=full)
             writer.loop(panel, "0", writer.dim(full), lambda: self.tiles(
