@@ -13,8 +13,8 @@ depends on the sizes only::
 Batch axes on which B does not depend (of images, and their rows, in a convolution) are rows, too,
 and share the panels: a table tells where each row of A and C begins.
 
-Where BLAS measures better, on large products of known sizes, a task is one call of it; so it is on
-all products of known sizes when LLVM optimises nothing.
+Where BLAS measures better, on large products, a task is one call of it; so it is on all products
+when LLVM optimises nothing.  Where sizes are known at run time only, the driver chooses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..dims import (
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
-from .llvm_blas import blas_block, blas_call, fits_blas, is_faster
+from .llvm_blas import blas_block, blas_call, blas_margins, may_fit_blas
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import KernelCode
 from .llvm_machine import Machine
@@ -133,16 +133,31 @@ def stack_of(step: Contract, uses_blas: bool) -> Stack:
 
 def blocking(step: Contract, machine: Machine) -> Blocking:
     """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and fits_blas(step) and (
-            not machine.is_optimised or is_faster(step, machine)):
-        rows, columns = blas_block(step, machine)
-        return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
+    return blas_blocking(step, machine) if all(
+        isinstance(margin, int) and margin >= 0 for margin in blas_choice(step, machine)) \
+        else own_blocking(step, machine)
+
+
+def blas_choice(step: Contract, machine: Machine) -> tuple[DimLike, DimLike]:
+    """Return two numbers, neither of which is negative where BLAS computes a product."""
+    return blas_margins(step, machine) if machine.has_blas and may_fit_blas(step) else (-1, 0)
+
+
+def blas_blocking(step: Contract, machine: Machine) -> Blocking:
+    """Decide how a product is cut into calls of BLAS."""
+    rows, columns = blas_block(step, machine)
+    return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
+
+
+def own_blocking(step: Contract, machine: Machine) -> Blocking:
+    """Decide how a product is cut for the loops of this module."""
     stack = stack_of(step, False)
     n, size = step.out.dims[-1], SIZES[step.out.buffer.dtype]
     rows, vectors = tile_shape(stack.rows, n, step.out.buffer.dtype, machine)
     width = vectors * machine.lanes(step.out.buffer.dtype)
     tiles, panels = ceildiv(stack.rows, rows), ceildiv(n, width)
-    most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
+    most: DimLike = TASK_TILES
+    columns: DimLike = max(TASK_COLUMNS // width, 1)
     if all(isinstance(size_, int) for size_ in step.sizes):
         blocks = stack.matrices * ceildiv(tiles, most)
         wanted = min(max(4, machine.cpus), 2 * prod(step.sizes) // TASK_FLOPS)
@@ -155,6 +170,8 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
             blocks = stack.matrices * ceildiv(tiles, most)
         if blocks * ceildiv(panels, columns) < wanted:
             columns = ceildiv(panels * blocks, wanted)
+    elif machine.cpus > 1:
+        most, columns = _shared(step, machine.cpus, (tiles, panels), (most, columns))
     if step.epilogue is not None:
         columns = panels
     task_tiles = _even(tiles, most)
@@ -166,6 +183,24 @@ def blocking(step: Contract, machine: Machine) -> Blocking:
     merged = maximum(minimum(ceildiv(tiles, maximum(task_tiles, 1)), fitting), 1)
     return Blocking(rows, vectors, maximum(task_tiles, 1), maximum(columns, 1) * width, axis,
                     steps, merged)
+
+
+def _shared(step: Contract, cpus: int, counts: tuple[DimLike, DimLike],
+            block: tuple[int, int]) -> tuple[DimLike, DimLike]:
+    """Return the block of a task of a product whose sizes are not all known, in tiles of rows and
+    panels, of so many in all: one that leaves work to each CPU where there is enough.
+
+    Known columns are cut into known parts, so that the code for their last panels is.
+    """
+    (tiles, panels), (most, columns) = counts, block
+    matrices = stack_of(step, False).matrices
+    wanted = maximum(minimum(floordiv(2 * prod(step.sizes), TASK_FLOPS), cpus), 1)
+    if step.epilogue is not None or isinstance(panels, int) and panels < 2 * cpus:
+        return minimum(most, maximum(ceildiv(tiles * matrices, wanted), 4)), columns
+    if isinstance(panels, int):
+        return most, min(columns, ceildiv(panels, cpus))
+    blocks = maximum(matrices * ceildiv(tiles, most), 1)
+    return most, minimum(columns, ceildiv(panels, ceildiv(wanted, blocks)))
 
 
 def _inner_block(step: Contract, deepest: int) -> tuple[int, DimLike]:
