@@ -19,7 +19,8 @@ from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
 from tetractys.compiler.target.llvm_blas import blas_block
-from tetractys.compiler.target.llvm_contract import blas_choice, blocking, own_blocking, stack_of
+from tetractys.compiler.target.llvm_blocking import (
+    blas_choice, blocking, own_blocking, stack_of)
 from tetractys.compiler.target.llvm_machine import Machine
 from tetractys.compiler.target.llvm_tiles import last_panels, tile_shape
 from tetractys.compiler.target.llvm_transpose import transposed

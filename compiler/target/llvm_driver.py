@@ -15,9 +15,9 @@ from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
-from .llvm_contract import (
-    Blocking, Epilogue, blas_blocking, blas_choice, blocking, contract_symbols, emit_contract,
-    own_blocking, task_count)
+from .llvm_blocking import (
+    Blocking, blas_blocking, blas_choice, blocking, own_blocking, task_count)
+from .llvm_contract import Epilogue, contract_symbols, emit_contract
 from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, GROUP_DECLARATION, Generic, generic_nests
 from .llvm_kernel import (
