@@ -12,13 +12,15 @@ import pytest
 
 import tetractys as tx
 from tetractys import tensor as T
-from tetractys.compiler.dims import as_symbol, dim_symbol
+from tetractys.compiler.dims import as_symbol, dim_symbol, evaluate
 from tetractys.compiler.loop.ir import Buffer
 from tetractys.compiler.pipeline import Options
 from tetractys.compiler.program import (
     Contract, Copy, Group, Program, View, row_major_strides, whole)
 from tetractys.compiler.target.llvm import LlvmOptions, compile_program
-from tetractys.compiler.target.llvm_contract import blocking, stack_of
+from tetractys.compiler.target.llvm_blas import blas_block
+from tetractys.compiler.target.llvm_blocking import (
+    blas_choice, blocking, own_blocking, stack_of)
 from tetractys.compiler.target.llvm_machine import Machine
 from tetractys.compiler.target.llvm_tiles import last_panels, tile_shape
 from tetractys.compiler.target.llvm_transpose import transposed
@@ -82,6 +84,52 @@ def test_large_products_with_and_without_blas(has_blas):
     assert blocking(contract, machine).uses_blas == has_blas
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("turns", [(False, False), (True, False), (False, True), (True, True)])
+def test_unknown_sizes_choose_blas_where_known_ones_do(turns, dtype):
+    m, k, n = 300, 450, 320
+    results = []
+    for symbolic in (False, True):
+        f, a, b, exact = product(m, k, n, turns, dtype, symbolic, mode=Options(cpus=2))
+        results.append(f(a, b))
+        assert_close(results[-1], exact, dtype, k)
+    np.testing.assert_array_equal(*results)
+    # The same code, at sizes at which its own loops are faster.
+    for m, k, n in [(300, 280, 320), (60, 450, 320), (300, 450, 10), (1, 1, 1), (0, 450, 320),
+                    (300, 0, 320)]:
+        _, a, b, exact = product(m, k, n, turns, dtype, True, mode=Options(cpus=2))
+        assert_close(f(a, b), exact, dtype, k)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("m, k, n", [
+    (1024, 1024, 1024), (900, 448, 2000), (448, 448, 6000), (5000, 448, 448), (100, 784, 256),
+    (800, 784, 256), (512, 256, 512), (512, 0, 512), (0, 512, 512)])
+def test_margins_of_unknown_sizes_are_those_of_known_ones(m, k, n, cpus):
+    machine = Machine(32, frozenset({4, 8}), 16, has_blas=True, cpus=cpus)
+    names = [dim_symbol(name) for name in "mkn"]
+    values = dict(zip(map(as_symbol, names), (m, k, n)))
+    unknown, known = program_of(*names).steps[0], program_of(m, k, n).steps[0]
+    chosen = [all(evaluate(margin, values) >= 0 for margin in blas_choice(step, machine))
+              for step in (unknown, known)]
+    # More CPUs are given blocks nearer to squares, which may be too small.
+    assert chosen[0] == chosen[1] or cpus > 2 and chosen[1]
+    if chosen[0]:
+        block = [evaluate(size, values) for size in blas_block(unknown, machine)]
+        calls = -(-m // block[0]) * -(-n // block[1])
+        assert max(block) <= 2048 and calls >= min(cpus, 2)
+
+
+@pytest.mark.parametrize("m, k, n, columns", [
+    (64, 300, 300, 2), (32, 512, 512, 2), (32, 32, 32, 1), (1000, 100, 100, 1)])
+def test_unknown_sizes_leave_work_to_each_cpu(m, k, n, columns):
+    machine = Machine(32, frozenset({4, 8}), 16, cpus=2)
+    names = [dim_symbol(name) for name in "mkn"]
+    cut = own_blocking(program_of(*names).steps[0], machine)
+    values = dict(zip(map(as_symbol, names), (m, k, n)))
+    assert -(-n // evaluate(cut.task_columns, values)) == columns
+
+
 def test_nan_and_infinities_reach_their_rows_and_columns_only():
     f, a, b, _ = product(9, 20, 19)
     a[4, 7], b[3, 18] = np.nan, np.inf
@@ -133,10 +181,11 @@ def test_calls_of_blas_before_an_epilogue_have_whole_rows(cpus):
 @pytest.mark.parametrize("m, k, n, options", [
     (150, 330, 200, {}), (37, 500, 700, {}), (450, 460, 470, {"cpus": 1}),
     (450, 460, 470, {"cpus": 3})])
-def test_threads_do_not_change_a_bit(m, k, n, options):
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_threads_do_not_change_a_bit(m, k, n, options, symbolic):
     results = []
     for threads in (1, 2, 3):
-        f, a, b, _ = product(m, k, n, threads=threads, mode=Options(**options))
+        f, a, b, _ = product(m, k, n, symbolic=symbolic, threads=threads, mode=Options(**options))
         before = tx.get_num_threads()
         try:
             tx.set_num_threads(3)
@@ -162,7 +211,8 @@ def at_page_end(array):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
 @pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("turns", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("m, k, n", [(7, 5, 9), (19, 33, 21), (40, 13, 3), (2, 300, 17)])
+@pytest.mark.parametrize("m, k, n", [(7, 5, 9), (19, 33, 21), (40, 13, 3), (2, 300, 17), (9, 4, 31),
+                                     (5, 6, 24), (6, 7, 49), (3, 9, 8)])
 def test_no_operand_is_read_beyond_its_end(m, k, n, turns, symbolic):
     f, a, b, exact = product(m, k, n, turns, symbolic=symbolic)
     assert_close(f(at_page_end(a), at_page_end(b)), exact, "float32", k)

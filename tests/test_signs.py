@@ -79,9 +79,10 @@ def test_a_product_that_a_softmax_is_of_is_rounded_before_its_largest_is_taken_o
     product = (left * right).astype("float64")
     shifted = product - product.max(axis=1, keepdims=True)
     want = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    largest_off = x * y - largest(x * y, 1)
-    found = tx.function([x, y], [T.nnet.softmax(x * y), T.nnet.logsoftmax(x * y), largest_off])
-    softmax, logsoftmax, difference = found(left, right)
+    z = x * y
+    largest_off = z - largest(z, 1)
+    f = tx.function([x, y], [T.nnet.softmax(z), T.nnet.logsoftmax(z), largest_off])
+    softmax, logsoftmax, difference = f(left, right)
     np.testing.assert_allclose(softmax, np.exp(want), rtol=1e-6)
     np.testing.assert_allclose(logsoftmax, want, rtol=1e-6)
     np.testing.assert_array_equal(difference, shifted.astype("float32"))

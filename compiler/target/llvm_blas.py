@@ -7,7 +7,10 @@ started with, and not on the number of threads.
 
 from __future__ import annotations
 
-from ..dims import DimLike, ceildiv, prod
+from functools import reduce
+
+from ..dims import (
+    DimLike, ceildiv, floordiv, maximum, minimum, proves_nonnegative)
 from ..dtypes import SIZES
 from ..program import Contract, View
 from .llvm_machine import Machine
@@ -32,6 +35,9 @@ WORTH = {"float32": 0.075, "float64": 0.05}
 """The part of its time that BLAS may lose to them for being faster than our loops (measured on 40
 shapes: up to 6 % faster, and 14 % where the right operand comes from memory)."""
 
+PARTS = 10000
+"""Of one, in which the code compares them."""
+
 CUT_FLOPS = 1 << 22
 """A product of fewer operations is one call: some tens of microseconds."""
 
@@ -44,61 +50,97 @@ def gemm_name(dtype: str) -> str:
     return "cblas_sgemm" if dtype == "float32" else "cblas_dgemm"
 
 
-def fits_blas(step: Contract) -> bool:
-    """Return whether BLAS can take a product's views: of one dtype, all sizes known."""
+def may_fit_blas(step: Contract) -> bool:
+    """Return whether BLAS can take a product's views, if their sizes are not beyond its integers:
+    of one dtype, with rows or columns that are contiguous."""
     dtypes = {view.buffer.dtype for view in (step.out, step.left, step.right)}
-    if len(dtypes) > 1 or not dtypes <= set(WORTH):
-        return False
-    numbers = [size for view in (step.out, step.left, step.right)
-               for size in (*view.dims, *view.strides)]
-    return all(isinstance(n, int) and n <= LARGEST for n in numbers) \
-        and len(step.inner_dims) == 1 \
+    return len(dtypes) == 1 and dtypes <= set(WORTH) and len(step.inner_dims) == 1 \
         and all(_leading(view) is not None for view in (step.out, step.left, step.right))
 
 
-def is_faster(step: Contract, machine: Machine) -> bool:
-    """Return whether BLAS measures better, in the blocks that are cut for the machine's CPUs."""
-    if 0 in step.sizes or step.sizes[-1] <= DEEP:
-        return False
+def blas_margins(step: Contract, machine: Machine) -> tuple[DimLike, DimLike]:
+    """Return two numbers, neither of which is negative where BLAS shall compute a product that it
+    may fit; the first one is computed without a division.
+
+    That is where it measures better, in the blocks that are cut for the machine's CPUs; and always
+    where LLVM optimises nothing.
+    """
+    numbers = [size for view in (step.out, step.left, step.right)
+               for size in (*view.dims, *view.strides)]
+    fits = _least(*(LARGEST - number for number in numbers), *(size - 1 for size in step.sizes))
+    if not machine.is_optimised:
+        return fits, 0
+    _, m, n, inner = step.sizes
+    worth = int(WORTH[step.out.buffer.dtype] * PARTS)
+    edge = -(-EDGES * PARTS // worth)
+    large = _least(fits, inner - 1 - DEEP, m - edge, n - edge)
+    if isinstance(large, int) and large < 0:
+        return large, 0
     rows, columns = blas_block(step, machine)
-    lost = EDGES / rows + EDGES / columns + ENDS / step.sizes[-1]
-    return lost <= WORTH[step.out.buffer.dtype]
+    lost = floordiv(EDGES * PARTS, rows) + floordiv(EDGES * PARTS, columns) \
+        + floordiv(ENDS * PARTS, maximum(inner, 1))
+    return large, worth - lost
 
 
-def blas_block(step: Contract, machine: Machine) -> tuple[int, int]:
+def _least(*sizes: DimLike) -> DimLike:
+    """Return the least of some sizes, or a known one that is negative."""
+    known = min((size for size in sizes if isinstance(size, int)), default=0)
+    return known if known < 0 else reduce(minimum, sizes)
+
+
+def blas_block(step: Contract, machine: Machine) -> tuple[DimLike, DimLike]:
     """Return the rows and columns of a call of BLAS, for the machine's CPUs to end soonest.
 
     Each call copies its rows of the left operand and its columns of the right one.  Of equal cuts,
     the one by rows measures better.
     """
     batch, m, n, k = step.sizes
-    cpus = machine.cpus if 2 * prod(step.sizes) >= CUT_FLOPS else 1
-    most = MOST
+    work = 2 * batch * m * n * k
+    cpus = 1 if isinstance(work, int) and work < CUT_FLOPS else machine.cpus
+    most: DimLike = MOST
     if step.epilogue is not None:
         # What a call has computed waits for it in the last cache, beside as much of its operands.
-        row_bytes = max(n * SIZES[step.out.buffer.dtype], 1)
-        most = min(most, max(machine.last_cache // (4 * cpus * row_bytes), WAITING))
+        row_bytes = maximum(n * SIZES[step.out.buffer.dtype], 1)
+        most = minimum(most, maximum(
+            floordiv(machine.last_cache, 4 * cpus * row_bytes), WAITING))
+    least = maximum(ceildiv(m, most), 1)
+    if not isinstance(work, int):
+        return _even_block(step, cpus, least)
 
-    def shape(down: int) -> tuple[int, int]:
-        across = max(ceildiv(n, MOST), ceildiv(cpus, max(batch * down, 1)), 1)
-        return max(ceildiv(m, down), 1), \
-            max(n if step.epilogue is not None else ceildiv(n, across), 1)
+    def shape(down: DimLike) -> tuple[DimLike, DimLike]:
+        across = maximum(maximum(ceildiv(n, MOST), ceildiv(cpus, maximum(batch * down, 1))), 1)
+        return maximum(ceildiv(m, down), 1), \
+            maximum(n if step.epilogue is not None else ceildiv(n, across), 1)
 
-    def cost(block: tuple[int, int]) -> int:
+    def cost(block: tuple[DimLike, DimLike]) -> DimLike:
         rows, columns = block
         calls = batch * ceildiv(m, rows) * ceildiv(n, columns)
-        return ceildiv(calls, cpus) * (rows * columns + COPY * (rows + columns)) * max(k, 1)
+        return ceildiv(calls, cpus) * (rows * columns + COPY * (rows + columns))
 
-    least = max(ceildiv(m, most), 1)
-    return min((shape(down) for down in range(least + cpus - 1, least - 1, -1)), key=cost)
+    return min((shape(least + more) for more in range(cpus - 1, -1, -1)), key=cost)
 
 
-def _leading(view: View) -> tuple[int, int] | None:
+def _even_block(step: Contract, cpus: int, least: DimLike) -> tuple[DimLike, DimLike]:
+    """Return the block where sizes are known at run time only: rows are cut into a multiple of the
+    number of CPUs; or both rows and columns, into multiples of its factors nearest to each other.
+    """
+    batch, m, n, _ = step.sizes
+    if isinstance(batch, int):
+        cpus = ceildiv(cpus, max(batch, 1))
+    if step.epilogue is not None:
+        return maximum(ceildiv(m, ceildiv(least, cpus) * cpus), 1), maximum(n, 1)
+    down = next(cut for cut in range(1, cpus + 1) if cpus % cut == 0 and cut * cut >= cpus)
+    across = cpus // down
+    return maximum(ceildiv(m, ceildiv(least, down) * down), 1), \
+        maximum(ceildiv(n, maximum(ceildiv(n, MOST * across), 1) * across), 1)
+
+
+def _leading(view: View) -> tuple[int, DimLike] | None:
     """Return the flag and the leading dimension of a view, if BLAS can express it."""
     (rows, columns), (down, along) = view.dims[-2:], view.strides[-2:]
-    if along == 1 and down >= columns:
+    if along == 1 and proves_nonnegative(down - columns):
         return PLAIN, down
-    if down == 1 and along >= rows:
+    if down == 1 and proves_nonnegative(along - rows):
         return TRANSPOSED, along
     return None
 
@@ -120,7 +162,9 @@ def blas_call(writer: FunctionWriter, step: Contract, sizes: tuple[DimLike, DimL
         _leading(view) for view in (step.out, step.left, step.right))
     routine = writer.module.declare(gemm_name(dtype), "void", *["i32"] * 6, kind, "ptr", "i32",
                                     "ptr", "i32", kind, "ptr", "i32")
-    rows, columns, inner = (writer.emit(f"trunc i64 {writer.dim(size)} to i32") for size in sizes)
+    rows, columns, inner, c_leading, a_leading, b_leading = (
+        writer.emit(f"trunc i64 {writer.dim(size)} to i32")
+        for size in (*sizes, c_leading, a_leading, b_leading))
     out, left, right = pointers
     writer.run(
         f"call void {routine}(i32 {ROW_MAJOR}, i32 {a_flag}, i32 {b_flag}, i32 {rows}, "

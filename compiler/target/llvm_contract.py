@@ -13,8 +13,8 @@ depends on the sizes only::
 Batch axes on which B does not depend (of images, and their rows, in a convolution) are rows, too,
 and share the panels: a table tells where each row of A and C begins.
 
-Where BLAS measures better, on large products of known sizes, a task is one call of it; so it is on
-all products of known sizes when LLVM optimises nothing.
+Where BLAS measures better, on large products, a task is one call of it; so it is on all products
+when LLVM optimises nothing.  Where sizes are known at run time only, the driver chooses.
 """
 
 from __future__ import annotations
@@ -22,35 +22,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..dims import (
-    DimLike, Symbol, as_dim, ceildiv, floordiv, maximum, minimum, modulo, prod, symbols_of)
+    DimLike, Symbol, as_dim, ceildiv, floordiv, lower_bound, maximum, minimum, modulo, prod,
+    symbols_of)
 from ..dtypes import SIZES
 from ..loop.text import Signature
 from ..program import Contract, View, split_index
-from .llvm_blas import blas_block, blas_call, fits_blas, is_faster
+from .llvm_blas import blas_call
+from .llvm_blocking import (
+    NEAR_BYTES, TABLE_ROWS, TASK_TILES, Blocking, panel_steps, stack_of, task_count)
 from .llvm_gemm import Source, Tile, micro_kernel, packing, tabulating
 from .llvm_kernel import KernelCode
-from .llvm_machine import Machine
 from .llvm_scalar import llvm_type
-from .llvm_tiles import LEAST_INNER, PANEL_BYTES, last_panels, tile_shape
+from .llvm_tiles import last_panels, shortened
 from .llvm_writer import FunctionWriter, Module
-
-TASK_TILES = 16
-"""Tiles of rows in a task: the cost of copying a panel is shared by that many."""
-
-TASK_COLUMNS = 512
-"""Columns of a task."""
-
-TASK_FLOPS = 1 << 22
-"""A product of fewer than four such tasks is cut smaller: some tens of microseconds each."""
-
-NEAR_BYTES = 16 << 10
-"""An operand of at most so many bytes is read where it lies: it stays in the first-level cache."""
-
-WAITING_BYTES = 192 << 10
-"""Bytes of A and C that one pass over the panels may count on finding in the second-level cache."""
-
-TABLE_ROWS = 1024
-"""Rows that one pass over the panels may serve: the table of where they begin takes 16 KB."""
 
 
 class Epilogue(NamedTuple):
@@ -69,141 +53,6 @@ class Epilogue(NamedTuple):
     code: KernelCode
     unit: DimLike
     signature: Signature
-
-
-class Blocking(NamedTuple):
-    """How a product is cut.
-
-    Attributes
-    ----------
-    rows, vectors : int
-        The tile.
-    task_tiles, task_columns : dim
-        Largest block of C of one task: tiles of rows, and columns (whole tiles).
-    axis : int
-        The inner axis that is cut into blocks; those outside it are walked one by one, those inside
-        it are whole.
-    steps : dim
-        Of a block, along that axis.
-    merged : dim
-        Row blocks that one pass over the panels may serve, when a thread has several in a row.
-    uses_blas : bool
-        Whether a task is a call of BLAS.
-    """
-
-    rows: int
-    vectors: int
-    task_tiles: DimLike
-    task_columns: DimLike
-    axis: int
-    steps: DimLike
-    merged: DimLike
-    uses_blas: bool = False
-
-
-class Stack(NamedTuple):
-    """The matrices of a product.
-
-    Attributes
-    ----------
-    batch, above : tuple of dim
-        The batch axes, ``above`` being those of matrices whose rows share B.
-    rows : dim
-        Rows that share B.
-    """
-
-    batch: tuple[DimLike, ...]
-    above: tuple[DimLike, ...]
-    rows: DimLike
-
-    @property
-    def matrices(self) -> DimLike:
-        """Number of right operands."""
-        return prod(self.batch)
-
-
-def stack_of(step: Contract, uses_blas: bool) -> Stack:
-    """Return which batch axes count as rows: the last ones, if B does not depend on them."""
-    dims = step.batch_dims
-    first = len(dims)
-    while not uses_blas and first and step.right.strides[first - 1] == 0:
-        first -= 1
-    return Stack(dims[:first], dims[first:], prod(dims[first:]) * step.out.dims[-2])
-
-
-def blocking(step: Contract, machine: Machine) -> Blocking:
-    """Decide how a product is cut: from its sizes where they are known."""
-    if machine.has_blas and fits_blas(step) and (
-            not machine.is_optimised or is_faster(step, machine)):
-        rows, columns = blas_block(step, machine)
-        return Blocking(1, 1, rows, columns, 0, step.inner_dims[0], 1, uses_blas=True)
-    stack = stack_of(step, False)
-    n, size = step.out.dims[-1], SIZES[step.out.buffer.dtype]
-    rows, vectors = tile_shape(stack.rows, n, step.out.buffer.dtype, machine)
-    width = vectors * machine.lanes(step.out.buffer.dtype)
-    tiles, panels = ceildiv(stack.rows, rows), ceildiv(n, width)
-    most, columns = TASK_TILES, max(TASK_COLUMNS // width, 1)
-    if all(isinstance(size_, int) for size_ in step.sizes):
-        blocks = stack.matrices * ceildiv(tiles, most)
-        wanted = min(max(4, machine.cpus), 2 * prod(step.sizes) // TASK_FLOPS)
-        by_rows = step.epilogue is not None
-        if not by_rows and panels < 2 * wanted:
-            # So few panels are not cut evenly; rows are, but each part copies all panels.
-            by_rows, wanted = True, min(wanted, max(2, machine.cpus))
-        if blocks < wanted and by_rows:
-            most = max(4, ceildiv(tiles * stack.matrices, wanted))
-            blocks = stack.matrices * ceildiv(tiles, most)
-        if blocks * ceildiv(panels, columns) < wanted:
-            columns = ceildiv(panels * blocks, wanted)
-    if step.epilogue is not None:
-        columns = panels
-    task_tiles = _even(tiles, most)
-    axis, steps = _inner_block(step, _deepest(width, size))
-    depth = maximum(steps, 1) * prod(step.inner_dims[axis + 1:])
-    waiting = task_tiles * rows * size * (depth if step.epilogue is None else maximum(depth, n))
-    fitting = minimum(floordiv(WAITING_BYTES, maximum(waiting, 1)),
-                      floordiv(TABLE_ROWS, maximum(task_tiles * rows, 1)))
-    merged = maximum(minimum(ceildiv(tiles, maximum(task_tiles, 1)), fitting), 1)
-    return Blocking(rows, vectors, maximum(task_tiles, 1), maximum(columns, 1) * width, axis,
-                    steps, merged)
-
-
-def _inner_block(step: Contract, deepest: int) -> tuple[int, DimLike]:
-    """Return the inner axis that is cut into blocks of about ``deepest`` summands, and its steps in
-    one of them."""
-    dims = step.inner_dims
-    inside = 1
-    for axis in range(len(dims) - 1, -1, -1):
-        size = dims[axis]
-        if not isinstance(size, int) or size * inside > deepest * 3 // 2:
-            break
-        inside *= size
-    else:
-        return 0, dims[0]
-    room = deepest // inside
-    if room <= 1 and axis + 1 < len(dims):
-        # The axes inside this one fill a block.
-        return axis, 1
-    return axis, maximum(_even(dims[axis], max(room, 1)), 1)
-
-
-def _deepest(width: int, size: int) -> int:
-    """Return the steps of a block of a long inner axis, for panels of so many columns and bytes."""
-    return max(PANEL_BYTES // (width * size), LEAST_INNER)
-
-
-def _even(size: DimLike, most: int) -> DimLike:
-    """Return the length of the fewest equal parts of at most ``most``."""
-    return ceildiv(size, maximum(ceildiv(size, most), 1))
-
-
-def task_count(step: Contract, cut: Blocking) -> DimLike:
-    """Return how many tasks a contraction has."""
-    stack, n = stack_of(step, cut.uses_blas), step.out.dims[-1]
-    tiles, across = ceildiv(stack.rows, cut.rows), ceildiv(n, cut.task_columns)
-    if step.epilogue is not None:
-        across = maximum(across, 1)  # It has to run on rows of no columns, too: their sum is 0.
-    return stack.matrices * across * ceildiv(tiles, cut.task_tiles)
 
 
 def contract_symbols(step: Contract, epilogue: Epilogue | None) -> tuple[Symbol, ...]:
@@ -232,10 +81,25 @@ def emit_contract(module: Module, name: str, step: Contract, cut: Blocking,
         module, f"define internal void @{name}({', '.join(arguments)}) nounwind")
     for number, symbol in enumerate(symbols):
         writer.bind(symbol, f"%s{number}")
-    _ContractWriter(writer, step, cut, epilogue).tasks()
+    _ContractWriter(writer, step, _named(writer, cut), epilogue).tasks()
     writer.run("ret void")
     writer.finish()
     return KernelCode(name, (0,) * (3 + count), len(symbols), True, 1)
+
+
+def _named(writer: FunctionWriter, cut: Blocking) -> Blocking:
+    """Write what the code computes of a cut, once; return the cut with symbols for it.
+
+    Positions are made of these sizes many times over, and each mention would be walked again.
+    """
+    names: dict[str, DimLike] = {}
+    for name in ("task_tiles", "task_columns", "steps", "merged"):
+        size: DimLike = getattr(cut, name)
+        if not isinstance(size, int):
+            symbol = Symbol(name, lower_bound(size))
+            writer.bind(symbol, writer.dim(size))
+            names[name] = as_dim(symbol)
+    return cut._replace(**names)
 
 
 class _Block(NamedTuple):
@@ -284,7 +148,7 @@ class _ContractWriter:
         """Reserve memory for the panel of a block."""
         cut, inside = self.cut, prod(self.inner_dims[self.cut.axis + 1:])
         steps = cut.steps if isinstance(cut.steps, int) \
-            else max(_deepest(self.width, SIZES[self.dtype]) // inside, 1)
+            else max(panel_steps(self.width, SIZES[self.dtype]) // inside, 1)
         panel = self.writer.name()
         self.writer.allocas.append(
             f"  {panel} = alloca {self.kind}, i64 {max(1, steps * inside) * self.width}, "
@@ -434,7 +298,6 @@ class _ContractWriter:
         writer, lanes, vectors = self.writer, self.lanes, self.cut.vectors
         left, right = between
         full = floordiv(right - left, self.width)
-        narrow, masks, last = vectors, vectors, 1
         if isinstance(self.n, int):
             # Only the last columns of the matrix are not whole panels.
             columns = self.n % self.cut.task_columns
@@ -442,6 +305,9 @@ class _ContractWriter:
             masks = int(self.n % lanes != 0)
             last = max(last, int(columns % self.width != 0))
             full = full - max(last - 1, 0) * floordiv(right, max(self.n, 1))
+        else:
+            narrow = masks = last = max(vectors - 1, 1)
+            full = full - shortened(right - left - full * self.width, full, lanes, vectors)
         if not (isinstance(self.n, int) and self.n < self.width):
             panel = Symbol("panel", extent=full)
             writer.loop(panel, "0", writer.dim(full), lambda: self.tiles(

@@ -15,8 +15,9 @@ from ..loop.ir import Buffer, Check, Nest
 from ..loop.text import Signature, nest_signature
 from ..loop.walk import statements
 from ..program import Contract, Copy, For, Group, Kernel, Program, Step, View, inner_steps
-from .llvm_contract import (
-    Epilogue, blocking, contract_symbols, emit_contract, task_count)
+from .llvm_blocking import (
+    Blocking, blas_blocking, blas_choice, blocking, own_blocking, task_count)
+from .llvm_contract import Epilogue, contract_symbols, emit_contract
 from .llvm_cost import CHUNK, LONG, PARALLEL, WAKE, nest_work, program_work, step_work
 from .llvm_group import ENTRY_WORDS, GROUP, GROUP_DECLARATION, Generic, generic_nests
 from .llvm_kernel import (
@@ -354,15 +355,28 @@ class _RunEmitter:
                 self.kernel(step.epilogue, may_stop)
             return
         epilogue = self.epilogue(step)
-        cut = blocking(step, self.module.machine)
-        code = emit_contract(self.module, f"contract{next(self.serials)}", step, cut, epilogue)
         words = [("ptr", "%status")]
         words += [("ptr", self.window(view)) for view in (step.out, step.left, step.right)]
         if epilogue is not None:
             words += self.roots(epilogue.code, epilogue.signature)
         words += [("i64", self.writer.symbols[symbol].text)
                   for symbol in contract_symbols(step, epilogue)]
-        self.dispatch(_Call(code, words, task_count(step, cut), step_work(step, {})), may_stop)
+        work = step_work(step, {})
+
+        def run(cut: Blocking) -> None:
+            code = emit_contract(self.module, f"contract{next(self.serials)}", step, cut, epilogue)
+            self.dispatch(_Call(code, words, task_count(step, cut), work), may_stop)
+
+        machine = self.module.machine
+        first, second = blas_choice(step, machine)
+        if all(isinstance(margin, int) for margin in (first, second)) \
+                or isinstance(first, int) and first < 0:
+            run(blocking(step, machine))
+            return
+        is_blas = self.writer.both(self.writer.is_less(-1, first),
+                                   lambda: self.writer.is_less(-1, second))
+        self.writer.branch(is_blas, lambda: run(blas_blocking(step, machine)),
+                           lambda: run(own_blocking(step, machine)))
 
     def epilogue(self, step: Contract) -> Epilogue | None:
         """Write the kernel of a contraction's epilogue."""

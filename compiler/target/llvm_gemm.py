@@ -254,16 +254,31 @@ class _TileWriter:
             for k, (total, place) in enumerate(zip(totals, places))]
 
     def _store(self, totals: list[str], places: list[str]) -> None:
-        size = SIZES[self.tile.dtype]
-        for k, (total, place) in enumerate(zip(totals, places)):
-            v = k % self.tile.vectors
-            if self.masks[v]:
-                mask = self._lanes(v)
+        """Write the stores of a tile.
+
+        Some processors take ten cycles for a masked one.  So where several vectors may have lanes
+        beyond the last column, those that have none are stored without.
+        """
+        vectors = self.tile.vectors
+        for v in range(vectors):
+            column = list(zip(totals[v::vectors], places[v::vectors]))
+            if self.tile.masks < 2 or not self.masks[v]:
+                self._store_column(column, self._lanes(v) if self.masks[v] else "")
+                continue
+            is_whole = self.writer.emit(f"icmp sge i64 %columns, {(v + 1) * self.tile.lanes}")
+            self.writer.branch(is_whole, lambda: self._store_column(column, ""),
+                               lambda: self._store_column(column, self._lanes(v)))
+
+    def _store_column(self, column: list[tuple[str, str]], mask: str) -> None:
+        """Write the stores of one vector of each row."""
+        tile, size = self.tile, SIZES[self.tile.dtype]
+        for total, place in column:
+            if mask:
                 store = self.writer.module.declare(
                     f"llvm.masked.store.{self.suffix}.p0", "void", self.vector, "ptr", "i32",
-                    f"<{self.tile.lanes} x i1>")
+                    f"<{tile.lanes} x i1>")
                 self.writer.run(f"call void {store}({self.vector} {total}, ptr {place}, "
-                                f"i32 {size}, <{self.tile.lanes} x i1> {mask})")
+                                f"i32 {size}, <{tile.lanes} x i1> {mask})")
             else:
                 self.writer.run(f"store {self.vector} {total}, ptr {place}, align {size}")
 

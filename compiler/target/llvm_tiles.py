@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ..dims import DimLike, Symbol, as_dim
+from ..dims import DimLike, Symbol, as_dim, ceildiv, maximum, minimum
 from .llvm_machine import Machine
 
 PANEL_BYTES = 16 << 10
@@ -78,3 +78,10 @@ def last_panels(width: int, vectors: int) -> tuple[int, int]:
         return vectors, 0
     missing = vectors - rest
     return (vectors - 1, missing) if missing <= full + 1 else (rest, 1)
+
+
+def shortened(columns: DimLike, full: DimLike, lanes: int, vectors: int) -> DimLike:
+    """Return how many of ``full`` panels become narrower ones of a vector less, if ``columns`` are
+    left: the same choice where the code makes it."""
+    rest = ceildiv(columns, lanes)
+    return maximum(minimum(vectors - 1 - rest, full), 0) * minimum(rest, 1)

@@ -260,6 +260,22 @@ class FunctionWriter:
             self.run(f"br label %{after}")
         self.start(after)
 
+    def both(self, first: str, second: Callable[[], str]) -> str:
+        """Write ``first and second()``, where all that the second condition takes, dims included,
+        is computed only when the first one holds."""
+        inside, after, before = self.label("also"), self.label("end"), self.block
+        self.run(f"br i1 {first}, label %{inside}, label %{after}")
+        self.start(inside)
+        depth, symbols = len(self.scopes), self.symbols
+        self.push_scope()
+        self.symbols = {symbol: Value(value.text, depth) for symbol, value in symbols.items()}
+        also, last = second(), self.block
+        self.symbols = symbols
+        self.pop_scopes(depth)
+        self.run(f"br label %{after}")
+        self.start(after)
+        return self.emit(f"phi i1 [ false, %{before} ], [ {also}, %{last} ]")
+
     def leave(self, instruction: str) -> None:
         """End the current block with a return."""
         self.run(instruction)
