@@ -62,6 +62,8 @@ template <typename R, typename T> static R bits(T value) {
 #define __float_as_uint(x) bits<uint32_t>((float)(x))
 #define __longlong_as_double(x) bits<double>((int64_t)(x))
 #define __double_as_longlong(x) bits<long long>((double)(x))
+static inline float __fsub_rn(float x, float y) { return x - y; }
+static inline double __dsub_rn(double x, double y) { return x - y; }
 static inline unsigned __umulhi(unsigned x, unsigned y) { return (uint64_t(x) * y) >> 32; }
 static inline void atomicMax(long long *place, long long value) {
     if (value > *place) *place = value;

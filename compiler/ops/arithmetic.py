@@ -34,7 +34,7 @@ sub = binary(
 sub_rounded = binary(
     "sub_rounded", np.subtract, Partials(lambda x, y, z: [ONE, MINUS_ONE]),
     "``x - y`` of the rounded x and y, whatever they are computed from.",
-    lower=primitive("sub_rounded"), accepts="f", namespace="")
+    lower=by_kind(i=primitive("sub"), f=primitive("sub_rounded")), accepts="if", namespace="")
 
 mul = binary(
     "mul", np.multiply, Partials(lambda x, y, z: [y, x]),

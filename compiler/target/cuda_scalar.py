@@ -194,10 +194,13 @@ def _bitcast(node: Scalar, args: Sequence[str]) -> str:
     return f"({C_TYPES[target]}){args[0]}"
 
 
+def _rounded_difference(node: Scalar, args: Sequence[str]) -> str:
+    return f"__{'f' if node.dtype == 'float32' else 'd'}sub_rn({args[0]}, {args[1]})"
+
+
 PRINTERS: dict[str, Printer] = {
     "add": _binary("add"), "sub": _binary("sub"),
-    "sub_rounded": lambda node, args: f"__{'f' if node.dtype == 'float32' else 'd'}sub_rn"
-                                      f"({args[0]}, {args[1]})", "mul": _binary("mul"), "div": _compare("/"),
+    "sub_rounded": _rounded_difference, "mul": _binary("mul"), "div": _compare("/"),
     "floordiv": _template("floor_divide"), "mod": _template("modulo"), "fma": _function("fma"),
     "neg": _negate, "abs": _absolute, "minimum": _binary("minimum"),
     "maximum": _binary("maximum"), "sqrt": _function("sqrt"), "floor": _function("floor"),
