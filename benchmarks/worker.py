@@ -26,6 +26,9 @@ import numpy as np
 from sides import SIDES
 from sides.case import Case
 
+WARM_UP = 0.3
+"""Seconds of calls before any is timed: a side may still load code beside the first ones."""
+
 PRECISE = 2e-4
 """Seconds a repetition should last: long beside the clock's resolution."""
 
@@ -78,6 +81,9 @@ class Subject:
         names = {f"a{k}": value for k, value in enumerate(case.arguments)}
         self.timer = timeit.Timer(f"function({', '.join(names)})",
                                   globals={"function": case.function, **names})
+        warm = time.perf_counter() + WARM_UP
+        while time.perf_counter() < warm:
+            self.timer.timeit(1)
         once = min(self.timer.repeat(3, 1))
         self.calls = max(1, math.ceil(PRECISE / once))
         return seconds, outputs
