@@ -37,6 +37,18 @@ BINARY = {
     "add": lambda x, y: x + y, "mul": lambda x, y: x * y, "sub": lambda x, y: x - y,
     "max": T.maximum, "guarded div": lambda x, y: x / (1.0 + T.sqr(y)),
 }
+ELEMENTWISE = ("tanh", "sigmoid", "exp", "half", "where")
+VIEWS = {
+    "reverse": lambda x: x[::-1], "mirror": lambda x: x[:, ::-1], "transpose": lambda x: x.T,
+    "roll": lambda x: T.concatenate([x[1:], x[:1]], axis=0),
+}
+ROWS = {
+    "softmax": T.nnet.softmax, "logsoftmax": T.nnet.logsoftmax,
+    "first column": lambda x: x * x[:, 0][:, None],
+    "row max": lambda x: x - x.max(axis=1, keepdims=True),
+    "share": lambda x: x / (1.0 + abs(x).sum(axis=1, keepdims=True)),
+    "column share": lambda x: x * x.sum(axis=0), "row share": lambda x: x * x.sum(axis=1)[:, None],
+}
 LAYOUTS = ("strided", "reversed", "fortran", "read-only", "byte-swapped")
 
 
@@ -82,6 +94,33 @@ def test_compiled_code_agrees_with_the_references(graph):
     results = [*outputs, *gradients]
     function = tx.function(inputs, results, on_unused_input="ignore")
     assert_close(function(*arrays), evaluate(results, dict(zip(inputs, arrays))))
+
+
+@st.composite
+def chains(draw):
+    """Return a function of a square matrix: elementwise functions, views, and functions of rows."""
+    kinds = {**{name: UNARY[name] for name in ELEMENTWISE}, **VIEWS, **ROWS}
+    names = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=2, max_size=6))
+
+    def chain(x):
+        values = [x]
+        for name in names:
+            values.append(kinds[name](values[-1]))
+        return values[1:]
+    return chain
+
+
+@settings(max_examples=60, **SETTINGS)
+@given(chains(), st.sampled_from([1, 5, 12, 33, 70]), st.booleans())
+def test_functions_views_and_rows_in_any_order_agree(chain, size, keeps):
+    """Results, one of them or all, and updates in place agree with level one's interpreter."""
+    start = np.random.default_rng(size).uniform(-1, 1, (size, size))
+    x, state = T.dmatrix("x"), tx.shared(start, name="state")
+    wanted = evaluate(chain(x), {x: start})
+    chosen = slice(None) if keeps else slice(-1, None)
+    assert_close(tx.function([x], chain(x)[chosen])(start), wanted[chosen])
+    tx.function([], updates={state: chain(state)[-1]})()
+    assert_close([state.get_value()], wanted[-1:])
 
 
 @settings(max_examples=12, **SETTINGS)
