@@ -19,7 +19,7 @@ import numpy as np
 
 from ..runtime.artifact import format_message
 from .dtypes import dtype_name
-from .dims import Dim, DimLike, Symbol, as_dim, maximum, minimum, proves_equal
+from .dims import DimLike, Symbol, as_dim, maximum, minimum, proves_equal
 from .operators import Operators
 
 if TYPE_CHECKING:
@@ -525,8 +525,3 @@ class AxisSymbol(Symbol):
 
     def __repr__(self) -> str:
         return f"{self._owner.name or 'input'}.shape[{self.axis}]"
-
-
-def is_symbolic(dim: DimLike) -> bool:
-    """Return whether a dim is not a plain integer."""
-    return isinstance(dim, Dim)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,25 +12,8 @@ from tetractys import tensor as T
 from tetractys.compiler.target.llvm import LlvmOptions, vector_unit
 from tetractys.runtime.cpu_jit import IS_X86
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-OWN = ("sides", "workloads", "worker", "formulas", "report", "limits", "instructions", "ports",
-       "bounds")
-
 needs_avx2 = pytest.mark.skipif(not IS_X86 or vector_unit("", "", "").vector_bytes < 32,
                                 reason="counts instructions of x86-64 with AVX2 only")
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Import a module of the benchmarks anew."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("device", "floatX"):
-        monkeypatch.setattr(tx.config, name, getattr(tx.config, name))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in OWN:
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize("line, kind", [
@@ -69,8 +49,8 @@ def load(monkeypatch):
     ("prefetcht0\t256(%rax)", "load word"), ("jne\t.LBB0_1", ""), ("jmp\t.LBB0_1", "other"),
     ("vzeroupper", "other"), ("vdpps\t$1, %xmm0, %xmm1, %xmm2", "unknown"),
 ])
-def test_instructions_are_told_apart(load, line, kind):
-    assert load("instructions").classify(line) == kind
+def test_instructions_are_told_apart(load_benchmark, line, kind):
+    assert load_benchmark("instructions").classify(line) == kind
 
 
 ASSEMBLY = """\
@@ -97,15 +77,15 @@ rows:
 """
 
 
-def test_blocks_begin_at_labels_and_after_jumps(load):
-    blocks = load("instructions").parse(ASSEMBLY)
+def test_blocks_begin_at_labels_and_after_jumps(load_benchmark):
+    blocks = load_benchmark("instructions").parse(ASSEMBLY)
     assert [(b.function, b.label, len(b.lines)) for b in blocks] == [
         ("", "", 0), ("helper", "helper", 2), ("rows", "rows", 1), ("rows", ".LBB1_1", 1),
         ("rows", ".LBB1_2", 4), ("rows", "", 2), ("rows", "", 2)]
 
 
-def test_long_loops_count_alone_and_short_ones_with_what_is_around(load):
-    module = load("instructions")
+def test_long_loops_count_alone_and_short_ones_with_what_is_around(load_benchmark):
+    module = load_benchmark("instructions")
     blocks = module.parse(ASSEMBLY)
     # Ten runs of the outer loop, of a thousand of the inner one or of two.
     for inner in (1000, 2):
@@ -117,8 +97,8 @@ def test_long_loops_count_alone_and_short_ones_with_what_is_around(load):
         assert sum(sum(kinds.values()) for kinds in found.values()) == 50 * inner + 10 + 10 + 3
 
 
-def test_bounds_of_kinds_pairs_and_decoding(load):
-    ports = load("ports")
+def test_bounds_of_kinds_pairs_and_decoding(load_benchmark):
+    ports = load_benchmark("ports")
     kinds = ("add", "load", "multiply", "other")
     beside = {(a, b): 1.0 for a in kinds for b in kinds if a < b}
     alone = {"add": 0.5, "multiply": 0.5, "load": 0.5, "other": 0.125}
@@ -130,8 +110,8 @@ def test_bounds_of_kinds_pairs_and_decoding(load):
     assert model.least({"multiply": 1, "strange": 100}) == 101 / 8, "all must be decoded"
 
 
-def test_the_allowed_ratio_is_the_peers_time_over_the_longest_bound(load):
-    bounds, workloads = load("bounds"), load("workloads").WORKLOADS
+def test_the_allowed_ratio_is_the_peers_time_over_the_longest_bound(load_benchmark):
+    bounds, workloads = load_benchmark("bounds"), load_benchmark("workloads").WORKLOADS
     row = bounds.Bound("w", "w", 1, 9.0, 4.0, 3.5, 2.0, 3.0, 3.0, "jax", 12.0)
     assert row.least == 4.0
     assert "| 9 s | 4 s | 3.5 s | 2 s | 3 s | 2.25 | jax | 12 s | 1.33 | 3.00 | 3.00 | 4.00 |" \
@@ -145,32 +125,32 @@ def test_the_allowed_ratio_is_the_peers_time_over_the_longest_bound(load):
 
 
 @needs_avx2
-def test_instructions_of_a_call_are_counted(load):
+def test_instructions_of_a_call_are_counted(load_benchmark):
     x = T.fvector("x")
     function = tx.function([x], T.sqrt(x))
     for length in (4096, 8192):
         given = np.ones(length, np.float32)
         function(given)
-        found = sum(load("instructions").executed(function, [given]).values(), Counter())
+        found = sum(load_benchmark("instructions").executed(function, [given]).values(), Counter())
         lanes = vector_unit("", "", "").vector_bytes // 4
         assert found["root ps"] + found["root ps+load"] == length // lanes
 
 
 @pytest.mark.skipif(not IS_X86, reason="assembles x86-64 with the host's own assembler")
 @pytest.mark.parametrize("cpu, width", [("haswell", 32), ("skylake-avx512", 64)])
-def test_every_kind_has_an_instruction_for_each_width(load, cpu, width):
-    ports = load("ports")
+def test_every_kind_has_an_instruction_for_each_width(load_benchmark, cpu, width):
+    ports = load_benchmark("ports")
     kinds = {kind: 2 for kind in ports.FORMS} | {
         f"{kind}+load": 2 for kind in ("multiply", "permute", "divide ss", "scalar", "root pd")}
     lines = ports.body_of(kinds, width)
     assert len(lines) == 2 * len(kinds) and any("zmm" in line for line in lines) == (width == 64)
-    assert load("instructions").assemble(
+    assert load_benchmark("instructions").assemble(
         ports.loop_text(lines, width), LlvmOptions(cpu=cpu, speed_level=1))
 
 
 @needs_avx2
-def test_a_mix_takes_as_long_as_its_kinds_and_no_longer_than_all_of_them(load):
-    ports = load("ports")
+def test_a_mix_takes_as_long_as_its_kinds_and_no_longer_than_all_of_them(load_benchmark):
+    ports = load_benchmark("ports")
     mix = {"multiply+load": 100, "divide ps": 50, "scalar+load": 10, "store": 1}
     alone = [ports.mix_seconds({kind: count}) for kind, count in mix.items()]
     # A factor of two for a busy machine.

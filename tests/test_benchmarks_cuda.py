@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +14,12 @@ from tetractys.compiler.pipeline import Options, compile_signature
 from tetractys.compiler.target.cuda import scheduled
 from tetractys.runtime import cuda_driver, cuda_nvrtc
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-OWN = ("sides", "workloads", "worker", "formulas", "report", "limits", "gpu_limits", "run",
-       "processes", "cuda_report")
-
 
 @pytest.fixture
-def load(monkeypatch):
+def load(load_benchmark, monkeypatch):
     """Import a module of the benchmarks anew, for a GPU."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("BENCHMARK_DEVICE", "cuda")
-    for name in ("device", "floatX"):
-        monkeypatch.setattr(tx.config, name, getattr(tx.config, name))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in OWN:
-            del sys.modules[name]
+    return load_benchmark
 
 
 @pytest.mark.parametrize("name", ["call_2x1", "logistic_regression", "matmul_16x16x16"])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..dims import DimLike, Symbol
 from .ir import (
-    Accumulate, Buffer, Check, Expr, Fetch, For, If, Index, Let, Load, LoadMatrices, Local,
-    Multiply, Nest, Scalar, Shuffle, Stmt, Store,
+    Accumulate, Buffer, Check, Expr, Fetch, For, If, Let, Load, LoadMatrices, Local, Multiply, Nest,
+    Scalar, Shuffle, Stmt, Store,
 )
 
 
@@ -91,20 +91,6 @@ def target_access(stmt: Stmt) -> tuple[Buffer, tuple[DimLike, ...]] | None:
 def loads(*roots: Expr) -> list[Load]:
     """Return the loads an expression makes, each once."""
     return [node for node in postorder(*roots) if isinstance(node, Load)]
-
-
-def dims_used(stmt: Stmt) -> Iterator[DimLike]:
-    """Yield every dim a statement itself evaluates: extents, positions and ``Index`` values."""
-    if isinstance(stmt, For):
-        yield stmt.extent
-    access = target_access(stmt)
-    if access is not None:
-        yield from access[1]
-    for node in postorder(*operands(stmt)):
-        if isinstance(node, Index):
-            yield node.dim
-        elif isinstance(node, Load):
-            yield from node.position
 
 
 def accumulated_locals(nest: Nest) -> frozenset[Local]:

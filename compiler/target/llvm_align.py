@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..dims import DimLike, substitute
+from ..dims import modulo, substitute
 from ..dtypes import SIZES
 from ..loop.ir import For, Let, Load, Store
 from ..loop.walk import operands, postorder
@@ -51,8 +51,8 @@ def to_boundary(values: Values, loop: For, lanes: int) -> str | None:
     nodes = postorder(*(value for stmt in loop.body for value in operands(stmt)))
     rows = {(node.buffer.root(), offset) for node in nodes if isinstance(node, Load)
             if slope(offset := values.offset(node.buffer, node.position), loop.index) == 1}
-    uneven = {root for root, offset in rows if not _starts_evenly(
-        substitute(offset, {loop.index: 0}), SIZES[root.dtype], whole)}
+    uneven = {root for root, offset in rows
+              if modulo(substitute(offset, {loop.index: 0}) * SIZES[root.dtype], whole) != 0}
     reads = Counter(root for root, _ in rows if root.role == "input" and root not in uneven)
     if not reads:
         return None
@@ -66,9 +66,3 @@ def to_boundary(values: Values, loop: For, lanes: int) -> str | None:
     is_even = writer.emit(f"icmp eq i64 {writer.emit(f'and i64 {back}, {SHORT - 1}')}, 0")
     count = writer.emit(f"udiv i64 {back}, {size}")
     return writer.emit(f"select i1 {is_even}, i64 {count}, i64 0")
-
-
-def _starts_evenly(row: DimLike, size: int, whole: int) -> bool:
-    """Return whether a row starts at a vector's boundary if its array does."""
-    numbers = [row] if isinstance(row, int) else [coefficient for _, coefficient in row.terms]
-    return all(number * size % whole == 0 for number in numbers)

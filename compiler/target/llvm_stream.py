@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..dims import DimLike, Symbol, substitute, symbols_of
+from ..dims import DimLike, Symbol, modulo, substitute, symbols_of
 from ..dtypes import SIZES
 from ..loop.ir import Buffer, For, Nest, Stmt, Store
 from ..loop.walk import bound_symbols, buffers_read, statements, target_access
@@ -126,9 +126,7 @@ class Stream:
     @property
     def is_even(self) -> bool:
         """Whether all runs of the loop start at a cache line's boundary if the array does."""
-        numbers = [self.row] if isinstance(self.row, int) else \
-            [coefficient for _, coefficient in self.row.terms]
-        return all(number * self.size % LINE == 0 for number in numbers)
+        return modulo(self.row * self.size, LINE) == 0
 
     def beyond(self, values: Values, begin: str) -> str:
         """Write how many bytes the iteration ``begin`` is beyond a line's boundary."""
